@@ -1,0 +1,224 @@
+//! Takes, keeps and gives back the lease of one server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_postgres::SqlClient;
+use tidemark_repository::lease::{
+    Claim, Covered, Lease, StoredLease, claim, is_lost, read_lease, write_lease,
+};
+use tidemark_repository::{Archive, RepositoryError};
+use tidemark_types::{
+    Clock, ErrorClass, Generation, Lsn, SystemClock, TimelineHistory, Timestamp, WalSegmentSize,
+};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::lsn_map::{branch_of, lsn_of, position_of, timeline_of};
+use super::shipper::Causes;
+use crate::base::host;
+use crate::config::ServerSettings;
+use crate::exit::Failure;
+use crate::state::{Pipeline, ServerState};
+
+/// How often a lease that somebody else holds is looked at again.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Pause after a rewrite that failed.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// A commit's time is taken before its record is written, and sent later still: what the server's clock said less
+/// this much is covered by what it had written then.
+const COVER_MARGIN: Duration = Duration::from_secs(10);
+/// Lengths of page headers: where the server points past the header of a page that is not begun.
+const PAGE_HEADERS: [u64; 2] = [24, 40];
+const PAGE_LEN: u64 = 8192;
+
+/// The holder of one server's lease.
+pub struct LeaseKeeper {
+    archive: Archive,
+    settings: Arc<ServerSettings>,
+    state: Arc<ServerState>,
+    lease: Lease,
+}
+
+/// The server's clock and the end of its log, in this order: everything committed up to that time, less a margin, lies
+/// before that end.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    time: Timestamp,
+    end: Lsn,
+}
+
+/// Asks a server for its clock and the end of its log; `None` on a standby, whose clock says nothing about the
+/// primary's commits.
+///
+/// # Errors
+/// What the server says.
+pub async fn mark(sql: &SqlClient) -> anyhow::Result<Option<Mark>> {
+    // PostgreSQL evaluates the columns of a select list in their order.
+    let statement = "select (extract(epoch from clock_timestamp()) * 1000000)::int8, \
+                     case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn()::text end";
+    let row = sql
+        .query_one("read the server's clock and WAL position", statement, &[])
+        .await?;
+    let end: Option<String> = row.get(1);
+    let Some(end) = end else { return Ok(None) };
+    let end: Lsn = end.parse()?;
+    let in_page = end.0 % PAGE_LEN;
+    let end = if PAGE_HEADERS.contains(&in_page) {
+        end.align_down(PAGE_LEN)
+    } else {
+        end
+    };
+    Ok(Some(Mark {
+        time: Timestamp(row.get(0)),
+        end,
+    }))
+}
+
+/// Who this process is; the rest of a lease is filled in when it is taken.
+pub fn identity(writer: &str, generation: Generation) -> Lease {
+    Lease {
+        number: 0,
+        writer: writer.to_owned(),
+        host: host::host_name(),
+        boot_id: host::boot_id(),
+        pid: std::process::id(),
+        generation,
+        beat: SystemClock.now(),
+        released: false,
+        covered: None,
+    }
+}
+
+/// Whether a log on `history` descends from what the holder has covered: then the holder's server was left behind by
+/// a promotion.
+pub fn descends(history: &TimelineHistory, found: &Lease, size: WalSegmentSize) -> bool {
+    found.covered.is_some_and(|covered| {
+        let timeline = timeline_of(covered.branch);
+        history.timeline > timeline && history.contains(timeline, lsn_of(covered.position, size))
+    })
+}
+
+impl LeaseKeeper {
+    /// Takes the lease as `me`, waiting for another's to go stale unless `succeeds` finds that ours follows it.
+    ///
+    /// # Errors
+    /// What the repository says; `Cancelled`.
+    pub async fn take(
+        archive: Archive,
+        settings: Arc<ServerSettings>,
+        state: Arc<ServerState>,
+        me: Lease,
+        succeeds: impl Fn(&Lease) -> bool,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<LeaseKeeper> {
+        loop {
+            let found = read_lease(&**archive.storage(), &settings.name).await?;
+            let now = SystemClock.now();
+            let holder = found.as_ref().map(|found| &found.lease);
+            match claim(holder, &me, holder.is_some_and(&succeeds), now) {
+                Claim::Take(number) => {
+                    let covered = holder
+                        .filter(|held| held.generation == me.generation)
+                        .and_then(|held| held.covered);
+                    let lease = Lease {
+                        number,
+                        beat: now,
+                        covered,
+                        ..me
+                    };
+                    write_lease(&**archive.storage(), &settings.name, &lease, found.as_ref()).await?;
+                    tracing::info!(number, "took the lease");
+                    return Ok(LeaseKeeper {
+                        archive,
+                        settings,
+                        state,
+                        lease,
+                    });
+                }
+                Claim::Wait { until } => {
+                    let holder = holder
+                        .map(|held| format!("{} (pid {})", held.host, held.pid))
+                        .unwrap_or_default();
+                    tracing::info!(%holder, %until, "another agent streams this server; standing by until its lease is stale");
+                    state.update(|facts| facts.pipeline = Pipeline::StandingBy { holder });
+                }
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return Err(Failure::new(ErrorClass::Cancelled, "told to stop").into()),
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Rewrites the lease every heartbeat, until somebody else's is found.
+    ///
+    /// # Errors
+    /// `Conflict` when another agent took over; never returns otherwise. May be dropped.
+    pub async fn keep(&mut self, sql: &SqlClient, size: WalSegmentSize) -> anyhow::Result<()> {
+        let mut next = Instant::now() + self.settings.heartbeat.min(RETRY_PAUSE);
+        loop {
+            sleep_until(next).await;
+            let mark = mark(sql).await?;
+            let deadline = Instant::now() + self.settings.heartbeat / 2;
+            while mark.is_some_and(|mark| !self.is_durable(mark)) && Instant::now() < deadline {
+                sleep(Duration::from_millis(200)).await;
+            }
+            next = match self.beat(mark, size, false).await {
+                Ok(()) => Instant::now() + self.settings.heartbeat,
+                Err(error) if error.class() == ErrorClass::Transient => {
+                    tracing::warn!(error = %Causes(&error), "the lease could not be rewritten; trying again");
+                    Instant::now() + RETRY_PAUSE
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+    }
+
+    fn is_durable(&self, mark: Mark) -> bool {
+        self.state.update(|facts| facts.durable >= mark.end)
+    }
+
+    async fn beat(
+        &mut self,
+        mark: Option<Mark>,
+        size: WalSegmentSize,
+        released: bool,
+    ) -> Result<(), RepositoryError> {
+        let storage = &**self.archive.storage();
+        let found = read_lease(storage, &self.settings.name).await?;
+        if is_lost(&self.lease, found.as_ref().map(|found| &found.lease)) {
+            return Err(self.lost(found));
+        }
+        self.lease.beat = SystemClock.now();
+        self.lease.released = released;
+        if let Some(mark) = mark.filter(|mark| self.is_durable(*mark)) {
+            let (timeline, durable) = self.state.update(|facts| (facts.branch, facts.durable));
+            if let Some(timeline) = timeline {
+                self.lease.covered = Some(Covered {
+                    time: mark.time.minus(COVER_MARGIN),
+                    branch: branch_of(timeline),
+                    position: position_of(durable, size),
+                });
+            }
+        }
+        write_lease(storage, &self.settings.name, &self.lease, found.as_ref()).await
+    }
+
+    fn lost(&self, found: Option<StoredLease>) -> RepositoryError {
+        let holder = found
+            .map(|found| format!("pid {} on {}", found.lease.pid, found.lease.host))
+            .unwrap_or_default();
+        RepositoryError::Conflict {
+            object: format!("the lease of {}", self.settings.name),
+            problem: format!("another agent ({holder}) took over; this one stopped to stream the server"),
+        }
+    }
+
+    /// Gives the lease back, so that another agent need not wait. `mark` was made before the last log was stored.
+    pub async fn release(mut self, mark: Option<Mark>, size: WalSegmentSize) {
+        if let Err(error) = self.beat(mark, size, true).await {
+            tracing::warn!(error = %Causes(&error), "the lease could not be given back; the next agent may have to wait");
+        }
+    }
+}

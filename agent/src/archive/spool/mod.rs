@@ -1,0 +1,153 @@
+//! The second way in: the log of a server that cannot be streamed from, as `archive-wal` leaves it in a spool.
+//!
+//! One task ships; beside it the lease is kept and the server is asked how far its log reaches, so that the lag of an
+//! unfinished segment shows. Whatever brings the log, it is stored the same: through [`super::intake::Intake`].
+
+mod access;
+mod files;
+mod hole;
+mod name;
+mod plan;
+mod prime;
+mod segment;
+mod shipping;
+mod watch;
+
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+use tidemark_postgres::SqlClient;
+use tidemark_repository::Archive;
+use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::lease_keeper::{self, LeaseKeeper};
+use super::source::{self, Source};
+use super::{LAST_MARK_MAX, LogTask, Memory, Next};
+use crate::exit::{class_of, one_line};
+use crate::state::{Pipeline, ServerState};
+
+use self::shipping::{NewestBackup, Parts, Shipping};
+use self::watch::SpoolWatcher;
+
+/// How often the server is asked for the end of its log.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+/// How long an agent that was told to stop goes on storing what it has read.
+const STOPPING_MAX: Duration = Duration::from_secs(10);
+/// A server that shuts down ends its sessions before its archiver hands over the last segments: shipping goes on for
+/// this long after the server was lost.
+const LAST_FILES_MAX: Duration = Duration::from_secs(15);
+
+impl LogTask {
+    /// Ships what comes into the spool under the lease, and gives the lease back at the end.
+    pub(super) async fn ship_spool(
+        &self,
+        directory: &Path,
+        source: &Source,
+        archive: &Archive,
+        mut keeper: LeaseKeeper,
+        memory: &Memory,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Next> {
+        access::check_directory(directory)?;
+        let watcher = SpoolWatcher::new(directory);
+        let newest_backup = newest_backup(archive, source).await?;
+        self.state.update(|facts| {
+            facts.pipeline = Pipeline::Streaming;
+            facts.alarms.remove("spool");
+        });
+        self.backups_due.notify_one();
+        tracing::info!(spool = %directory.display(), "shipping what comes into the spool");
+        let (sql, size) = (&source.sql, source.segment_size);
+        let stop = CancellationToken::new();
+        let shipping = Shipping::new(Parts {
+            directory,
+            archive,
+            sql,
+            segment_size: size,
+            settings: &self.settings,
+            state: &self.state,
+            backups_due: &self.backups_due,
+            damage_known: memory.damage.clone(),
+            newest_backup,
+        });
+        let mut shipping = pin!(shipping.run(&watcher, &stop));
+        let lost = tokio::select! {
+            ended = &mut shipping => return self.shipped(ended, Next::Again),
+            lost = keeper.keep(sql, size) => lost,
+            lost = ask(sql, &self.state) => lost,
+            () = cancel.cancelled() => {
+                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql)).await;
+                stop.cancel();
+                let ended = within_seconds(&mut shipping).await;
+                keeper.release(mark.ok().and_then(Result::ok).flatten(), size).await;
+                return self.shipped(ended, Next::Stop);
+            }
+        };
+        if let Err(error) = &lost
+            && class_of(error) == ErrorClass::Transient
+        {
+            tracing::warn!(
+                error = one_line(error),
+                "the server is gone; shipping what it still archives"
+            );
+            tokio::select! {
+                ended = &mut shipping => return self.shipped(ended, Next::Again),
+                () = sleep(LAST_FILES_MAX) => {}
+                () = cancel.cancelled() => {}
+            }
+            stop.cancel();
+            self.shipped(within_seconds(&mut shipping).await, Next::Again)?;
+        }
+        lost.map(|()| Next::Again)
+    }
+
+    /// Raises the alarm for a file that stays in the spool until somebody has looked at it.
+    fn shipped(&self, ended: anyhow::Result<()>, next: Next) -> anyhow::Result<Next> {
+        if let Err(error) = &ended
+            && !class_of(error).is_transient()
+        {
+            let text = one_line(error);
+            self.state.update(|facts| facts.alarms.insert("spool", text));
+        }
+        ended.map(|()| next)
+    }
+}
+
+/// Awaits the end of shipping that was told to stop.
+async fn within_seconds(shipping: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    timeout(STOPPING_MAX, shipping).await.unwrap_or_else(|_| {
+        tracing::warn!("what was read last could not be stored in time; it stays in the spool");
+        Ok(())
+    })
+}
+
+async fn newest_backup(archive: &Archive, source: &Source) -> anyhow::Result<Option<NewestBackup>> {
+    let backups = source::backups(archive).await?;
+    Ok(backups.last().map(|backup| {
+        let (timeline, end) = source::backup_end(backup, source.segment_size);
+        NewestBackup {
+            timeline,
+            first_file: backup.facts.begin.file,
+            end,
+        }
+    }))
+}
+
+/// Asks the server how far its log reaches, now and then. Never returns otherwise than with an error.
+async fn ask(sql: &SqlClient, state: &ServerState) -> anyhow::Result<()> {
+    let statement = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+                     else pg_current_wal_flush_lsn() end::text";
+    loop {
+        let row = sql
+            .query_one("ask for the end of the server's log", statement, &[])
+            .await?;
+        if let Some(end) = row.get::<_, Option<String>>(0) {
+            let end: Lsn = end.parse()?;
+            state.update(|facts| facts.note_server_end(end, SystemClock.now()));
+        }
+        sleep(ASK_EVERY).await;
+    }
+}

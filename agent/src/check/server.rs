@@ -1,0 +1,128 @@
+//! One server: can it be reached, is everything granted and set, and can its files be read.
+
+use std::path::Path;
+
+use tidemark_postgres::control_file::ControlFile;
+use tidemark_postgres::preflight::{self, ServerFacts, Severity, Wanted};
+use tidemark_postgres::{PostgresError, ReplicationClient, SqlClient};
+
+use super::finding::{Finding, Level};
+use crate::config::ServerSettings;
+use crate::exit;
+
+/// Looks at a server.
+pub async fn examine(settings: &ServerSettings) -> Vec<Finding> {
+    let subject = settings.name.as_str();
+    let facts = match ask(settings).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let mend = "check the url, that the server runs, and its pg_hba.conf";
+            return vec![Finding::error(
+                subject,
+                "connection",
+                exit::one_line(&error),
+                mend,
+            )];
+        }
+    };
+    let mut findings = vec![Finding::good(
+        subject,
+        "connection",
+        format!("connects to {} as {}", facts.host, facts.role.name),
+    )];
+    findings.push(replication(settings).await);
+    let judged = preflight::findings(&facts, &wanted(settings));
+    findings.extend(judged.into_iter().map(|finding| translate(subject, finding)));
+    if let Some(directory) = &settings.data_directory {
+        findings.push(own_files(subject, directory, facts.system_id));
+    }
+    findings
+}
+
+async fn ask(settings: &ServerSettings) -> anyhow::Result<ServerFacts> {
+    let client = SqlClient::connect(&settings.connect_info()?).await?;
+    let facts = ServerFacts::query(&client, &settings.slot).await?;
+    client.close().await;
+    Ok(facts)
+}
+
+/// A replication connection has rules of its own in `pg_hba.conf`, so it is tried by itself.
+async fn replication(settings: &ServerSettings) -> Finding {
+    const CHECK: &str = "replication";
+    let subject = settings.name.as_str();
+    match identify(settings).await {
+        Ok(()) => Finding::good(subject, CHECK, "accepts replication connections"),
+        Err(error) => {
+            let user = &settings.connection.user;
+            let mend = format!(
+                "add to pg_hba.conf, with this host's address: host replication {user} ADDRESS scram-sha-256"
+            );
+            Finding::error(subject, CHECK, exit::one_line(&error), mend)
+        }
+    }
+}
+
+async fn identify(settings: &ServerSettings) -> anyhow::Result<()> {
+    let mut client = ReplicationClient::connect(&settings.connect_info()?).await?;
+    let identified: Result<_, PostgresError> = client.identify_system().await;
+    identified?;
+    client.close().await;
+    Ok(())
+}
+
+fn wanted(settings: &ServerSettings) -> Wanted {
+    Wanted {
+        slot: settings.slot.clone(),
+        application_name: settings.application_name.clone(),
+        synchronous: settings.synchronous,
+        data_directory: settings.data_directory.clone(),
+        archive_spool: settings.archive_spool.is_some(),
+        max_slot_retained: settings.max_slot_retained,
+        system_id: None,
+        // The configuration warns of one when it is read, and can tell it from a reference to the environment.
+        password_in_url: false,
+    }
+}
+
+fn translate(subject: &str, finding: preflight::Finding) -> Finding {
+    let level = match finding.severity {
+        Severity::Ok => Level::Good,
+        Severity::Note => Level::Note,
+        Severity::Warning => Level::Warning,
+        Severity::Error => Level::Error,
+    };
+    Finding {
+        subject: subject.to_owned(),
+        check: finding.subject.to_owned(),
+        level,
+        text: finding.message,
+        mend: finding.remedy,
+    }
+}
+
+/// A directory of the configured path on this host may be unreadable, or another server's.
+fn own_files(subject: &str, directory: &Path, system_id: u64) -> Finding {
+    const CHECK: &str = "data files";
+    let shown = directory.display();
+    match ControlFile::read(directory) {
+        Ok((control, _)) if control.system_id == system_id => {
+            Finding::good(subject, CHECK, format!("{shown} can be read"))
+        }
+        Ok((control, _)) => Finding::error(
+            subject,
+            CHECK,
+            format!(
+                "{shown} is of system identifier {}, the server's is {system_id}",
+                control.system_id
+            ),
+            "correct data_directory, or leave it out when the agent runs on another host",
+        ),
+        Err(error) => Finding::error(
+            subject,
+            CHECK,
+            exit::one_line(&error.into()),
+            "run the agent as the server's user, or as one of its group with initdb --allow-group-access; \
+             or leave data_directory out",
+        ),
+    }
+}

@@ -1,0 +1,18 @@
+//! The configuration file: read as written, checked, and turned into settings that cannot be invalid.
+//!
+//! `raw` mirrors the file, `keys` knows which keys exist, `load` reads files and the environment, `settings` holds the
+//! rules. Everything that is wrong is reported at once, with file, line, key and what was expected.
+
+mod error;
+mod keys;
+mod load;
+mod raw;
+mod settings;
+mod values;
+
+pub use error::ConfigError;
+pub use load::load;
+pub use settings::{Engine, HttpSettings, RepositorySettings, ServerSettings, Settings, default_slot};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! Tests of this crate against real servers.
+
+mod basebackup;
+mod client;

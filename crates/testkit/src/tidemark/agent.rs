@@ -1,0 +1,201 @@
+//! `tidemark-agent` beside a test's servers.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::command::{Finished, run};
+use crate::daemon::{Daemon, Signal};
+use crate::http::{HttpResponse, http_get};
+use crate::port::Port;
+use crate::scratch::Scratch;
+use crate::tidemark::metrics::Metrics;
+use crate::tidemark::program::program;
+use crate::tidemark::repository::TestRepository;
+use crate::user::ServerUser;
+use crate::wait::wait_for;
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an agent shall be told; see [`Agent::builder`].
+#[derive(Debug)]
+pub struct AgentBuilder {
+    configuration: String,
+    environment: Vec<(String, String)>,
+    port: Port,
+}
+
+impl AgentBuilder {
+    /// Adds a PostgreSQL server. `settings` are further lines of its section, `[server.base_backup]` and the like last.
+    pub fn postgres(mut self, name: &str, url: &str, settings: &str) -> AgentBuilder {
+        self.configuration.push_str(&format!(
+            "[[server]]\nname = \"{name}\"\nengine = \"postgresql\"\nurl = \"{url}\"\n{settings}\n"
+        ));
+        self
+    }
+
+    /// A variable for the agent's environment.
+    pub fn env(mut self, name: &str, value: &str) -> AgentBuilder {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts `tidemark-agent run` and waits until it answers over HTTP. Panics, with its log, when it does not.
+    #[track_caller]
+    pub fn start(self) -> Agent {
+        let agent = self.create();
+        agent.start();
+        agent
+    }
+
+    /// Writes the configuration only.
+    pub fn create(self) -> Agent {
+        let scratch = Scratch::new("agent");
+        let config = scratch.file("agent.toml", &self.configuration);
+        Agent {
+            config,
+            environment: self.environment,
+            port: self.port,
+            process: Mutex::new(None),
+            scratch,
+        }
+    }
+}
+
+/// An agent with a configuration of its own, run as the servers' user. It is killed on drop.
+#[derive(Debug)]
+pub struct Agent {
+    config: PathBuf,
+    environment: Vec<(String, String)>,
+    port: Port,
+    /// Before the scratch: the agent is ended before its files go.
+    process: Mutex<Option<Daemon>>,
+    scratch: Scratch,
+}
+
+impl Agent {
+    /// Describes an agent that writes to `repository`.
+    pub fn builder(repository: &TestRepository) -> AgentBuilder {
+        let port = Port::reserve();
+        AgentBuilder {
+            configuration: format!(
+                "{}[http]\nlisten = \"{}\"\n",
+                repository.section(),
+                port.address()
+            ),
+            environment: repository.environment().to_vec(),
+            port,
+        }
+    }
+
+    /// Its configuration file: tests may change it before the next start.
+    pub fn config_path(&self) -> &PathBuf {
+        &self.config
+    }
+
+    /// Starts `run` and waits until it answers over HTTP. Panics, with its log, when it does not.
+    #[track_caller]
+    pub fn start(&self) {
+        self.launch();
+        wait_for("the agent to answer over HTTP", START_TIMEOUT, || {
+            assert!(
+                self.is_running(),
+                "the agent ended; its log:\n{}",
+                self.log_text()
+            );
+            self.health().is_ok()
+        });
+    }
+
+    /// Starts `run` without waiting for anything. Panics when it runs already.
+    #[track_caller]
+    pub fn launch(&self) {
+        assert!(!self.is_running(), "the agent runs already");
+        let mut command = self.command("run");
+        *self.process() = Some(Daemon::spawn("tidemark-agent", &mut command, &self.log_path()));
+    }
+
+    /// Whether `run` is running.
+    pub fn is_running(&self) -> bool {
+        self.process().as_ref().is_some_and(Daemon::is_running)
+    }
+
+    /// The process id of `run`, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process()
+            .as_ref()
+            .filter(|daemon| daemon.is_running())
+            .map(Daemon::pid)
+    }
+
+    /// Kills `run` with SIGKILL.
+    pub fn kill9(&self) {
+        if let Some(daemon) = self.process().take() {
+            daemon.kill9();
+        }
+    }
+
+    /// Sends SIGTERM to `run` and returns how it ended. Panics, with its log, when it still runs after `timeout`.
+    #[track_caller]
+    pub fn terminate(&self, timeout: Duration) -> ExitStatus {
+        let daemon = self.process().take().expect("the agent was started");
+        daemon.signal(Signal::TERM);
+        daemon.wait(timeout)
+    }
+
+    /// Waits until `run` ends by itself. Panics, with its log, when it still runs after `timeout`.
+    #[track_caller]
+    pub fn wait(&self, timeout: Duration) -> ExitStatus {
+        let daemon = self.process().take().expect("the agent was started");
+        daemon.wait(timeout)
+    }
+
+    /// Runs another command of the agent to its end, with the same configuration: `agent.run("backup", &["--full"])`.
+    #[track_caller]
+    pub fn run(&self, verb: &str, arguments: &[&str]) -> Finished {
+        run(self.command(verb).args(arguments))
+    }
+
+    /// A command of the agent, with its configuration and environment.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = ServerUser::current().command(program("tidemark-agent"));
+        command
+            .arg(verb)
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// What `/healthz` says.
+    pub fn health(&self) -> io::Result<HttpResponse> {
+        http_get(self.port.address(), "/healthz")
+    }
+
+    /// Scrapes `/metrics`. Panics when the agent does not answer.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        let answer =
+            http_get(self.port.address(), "/metrics").unwrap_or_else(|error| panic!("scrape: {error}"));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Metrics::new(answer.body)
+    }
+
+    /// What `run` has logged, over all of its starts.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.scratch.path().join("agent.log")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
+        self.process
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,16 @@
+//! The whole cycle on real servers and stores: write, back up, write on, kill, restore, compare. Both programs are run
+//! as they were built, from outside.
+
+mod crashes;
+mod divergence;
+mod gap;
+mod incremental;
+mod matrix;
+mod outage;
+mod protected;
+mod refusals;
+mod segments;
+mod synchronous;
+mod targets;
+mod timelines;
+mod wal_get;

@@ -1,0 +1,7 @@
+//! The harness's own tests, on every server that it knows.
+
+mod postgres;
+mod programs;
+mod proxy;
+mod s3;
+mod workload;

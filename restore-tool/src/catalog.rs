@@ -1,0 +1,158 @@
+//! Listing one generation of a server: what planning works on. I/O only; what it means is decided elsewhere.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use tidemark_repository::base::list_backups;
+use tidemark_repository::log::{Run, coverage};
+use tidemark_repository::{Archive, Repository, lease};
+use tidemark_types::{ErrorClass, TimelineHistory, TimelineId, WalSegmentSize};
+
+use crate::exit::Failure;
+use crate::plan::{Base, Listed, StoredLens};
+use crate::positions::{branch_of, position_of, timeline_of};
+
+/// How much of the log to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    All,
+    /// What some base backup can be rolled forward with.
+    FromFirstBase,
+}
+
+/// The segment size of a PostgreSQL archive.
+///
+/// # Errors
+/// When the archive is of another engine, or its record makes no sense.
+pub fn segment_size(archive: &Archive) -> anyhow::Result<WalSegmentSize> {
+    let record = archive.record();
+    if record.engine != "postgresql" {
+        let message = format!(
+            "server {} is a {} server, which this version cannot restore",
+            record.name, record.engine
+        );
+        return Err(Failure::new(ErrorClass::Config, message).into());
+    }
+    let len = record.log_file_len.unwrap_or_default();
+    WalSegmentSize::try_from(len).map_err(|error| {
+        Failure::new(
+            ErrorClass::Corrupt,
+            format!("the record of server {}: {error}", record.name),
+        )
+        .into()
+    })
+}
+
+/// Lists what an archive holds.
+///
+/// # Errors
+/// What the store says; damage in small objects.
+pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) -> anyhow::Result<Listed> {
+    let size = segment_size(archive)?;
+    let record = archive.record();
+    let backups = list_backups(&archive.base())
+        .await
+        .context("list the base backups")?;
+    let bases: Vec<Base> = backups
+        .backups
+        .iter()
+        .map(|header| Base::new(header, size))
+        .collect();
+    let lease = lease::read_lease(&**repository.storage(), &record.name).await?;
+    let lease = lease
+        .map(|stored| stored.lease)
+        .filter(|lease| lease.generation == record.generation);
+    let covered = lease.as_ref().and_then(|lease| lease.covered);
+
+    let mut listed = Listed {
+        server: record.name.clone(),
+        generation: record.generation,
+        system_id: record.system_id.clone(),
+        segment_size: size,
+        runs: BTreeMap::new(),
+        stored: BTreeMap::new(),
+        histories: BTreeMap::new(),
+        unreadable_bases: Vec::new(),
+        gaps: archive.gaps().await.context("list the recorded gaps")?,
+        lease,
+        bases,
+    };
+    let unreadable = backups
+        .unreadable
+        .into_iter()
+        .map(|(id, error)| (id.to_string(), error));
+    listed.unreadable_bases = unreadable.collect();
+    for branch in archive.branches().await.context("list the timelines")? {
+        let timeline = timeline_of(branch);
+        if let Some(history) = read_history(archive, timeline).await? {
+            listed.histories.insert(timeline, history);
+        }
+        let from = match extent {
+            Extent::All => 0,
+            Extent::FromFirstBase => first_file(&listed.bases, timeline, size),
+        };
+        let last = covered
+            .filter(|covered| covered.branch == branch)
+            .map(|covered| covered.position.file);
+        let mut list = archive.list_slices(branch, from, last).await?;
+        listed.stored.insert(timeline, StoredLens::new(&list));
+        list.stored_lens = Vec::new();
+        // Joining a million names takes a moment of CPU.
+        let runs = tokio::task::spawn_blocking(move || coverage(&mut list.slices)).await?;
+        let runs = usable(runs, timeline, &listed.bases, size);
+        listed.runs.insert(timeline, runs);
+    }
+    Ok(listed)
+}
+
+/// Without the stretches that nothing leads to: what a killed writer stored past a slice that it had not stored yet.
+/// They would pass for log behind a gap, and the true end of the log for something that is not the latest.
+fn usable(runs: Vec<Run>, timeline: TimelineId, bases: &[Base], size: WalSegmentSize) -> Vec<Run> {
+    let has_base = |run: &Run| {
+        let mut begins = bases
+            .iter()
+            .filter(|base| base.begin.timeline == timeline)
+            .map(|base| base.begin.lsn);
+        begins.any(|begin| run.contains(position_of(begin, size)))
+    };
+    let mut is_first = true;
+    let usable = runs
+        .into_iter()
+        .filter(|run| std::mem::take(&mut is_first) || run.is_anchored() || has_base(run));
+    usable.collect()
+}
+
+/// The first file of `timeline` that any base backup needs; all of them for timelines that begin later.
+fn first_file(bases: &[Base], timeline: TimelineId, size: WalSegmentSize) -> u64 {
+    let begins = bases.iter().filter(|base| base.begin.timeline <= timeline);
+    let first = begins.map(|base| position_of(base.begin.lsn, size).file).min();
+    first.unwrap_or_default()
+}
+
+/// The ancestry of a timeline as its history file tells it.
+///
+/// # Errors
+/// When the file is damaged; what the store says.
+pub async fn read_history(
+    archive: &Archive,
+    timeline: TimelineId,
+) -> anyhow::Result<Option<TimelineHistory>> {
+    let Some(text) = read_history_text(archive, timeline).await? else {
+        return Ok(None);
+    };
+    let history = TimelineHistory::parse(timeline, &text)
+        .map_err(|error| Failure::new(ErrorClass::Corrupt, error.to_string()))?;
+    Ok(Some(history))
+}
+
+/// The text of a history file.
+///
+/// # Errors
+/// When the file is damaged; what the store says.
+pub async fn read_history_text(archive: &Archive, timeline: TimelineId) -> anyhow::Result<Option<String>> {
+    let name = timeline.history_file_name();
+    let bytes = archive.read_branch_file(branch_of(timeline), &name).await?;
+    let text = bytes.map(String::from_utf8).transpose();
+    text.map_err(|_| Failure::new(ErrorClass::Corrupt, format!("the stored {name} is no text")).into())
+}

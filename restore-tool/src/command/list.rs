@@ -1,0 +1,301 @@
+//! `list`: what can be restored.
+
+use serde::Serialize;
+use tidemark_repository::{Archive, GapRecord, Repository};
+use tidemark_types::{ByteSize, Generation, Lsn, ServerName, TimelineId, Timestamp};
+
+use crate::catalog::{self, Extent, segment_size};
+use crate::cli::ListArgs;
+use crate::plan::{Base, DeadEnd, Hole, Known, Listed, Search, holes};
+use crate::positions::lsn_of;
+
+/// One generation of a server.
+#[derive(Debug, Serialize)]
+struct Shown {
+    server: ServerName,
+    generation: Generation,
+    engine: String,
+    system_id: String,
+    version: String,
+    /// What is stored of each timeline.
+    timelines: Vec<Stored>,
+    /// Which targets can be reached.
+    recovery_windows: Vec<Window>,
+    gaps: Vec<Hole>,
+    recorded_gaps: Vec<GapRecord>,
+    /// Log that no timeline goes on from.
+    dead_ends: Vec<DeadEnd>,
+    base_backups: Vec<Base>,
+    unreadable_base_backups: Vec<(String, String)>,
+    writer: Option<Writer>,
+}
+
+/// An unbroken stretch of one timeline's log.
+#[derive(Debug, Serialize)]
+struct Stored {
+    timeline: TimelineId,
+    begin: Lsn,
+    end: Lsn,
+    first_time: Option<Timestamp>,
+    last_time: Option<Timestamp>,
+    objects: u64,
+    stored_bytes: u64,
+    /// Points that other slices contradict or merely end at; reading tells which.
+    unjoined_points: usize,
+}
+
+/// An interval in which any target can be reached.
+#[derive(Debug, Serialize)]
+struct Window {
+    timeline: TimelineId,
+    earliest_lsn: Lsn,
+    earliest_time: Timestamp,
+    latest_lsn: Lsn,
+    latest_time: Option<Timestamp>,
+}
+
+/// Who writes the server's log.
+#[derive(Debug, Serialize)]
+struct Writer {
+    host: String,
+    number: u64,
+    beat: Timestamp,
+    released: bool,
+    covered_time: Option<Timestamp>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the repository cannot be read.
+pub async fn run(args: &ListArgs) -> anyhow::Result<()> {
+    let repository = args.source.open().await?;
+    let servers = match &args.server {
+        Some(server) => vec![server.clone()],
+        None => repository.servers().await?,
+    };
+    let mut shown = Vec::new();
+    for server in servers {
+        let generations = repository.generations(&server).await?;
+        if generations.is_empty() {
+            // Says which servers there are.
+            repository.archive(&server, None).await?;
+        }
+        for generation in generations {
+            let archive = repository.archive(&server, Some(generation)).await?;
+            shown.push(show(&repository, &archive).await?);
+        }
+    }
+    if args.json {
+        return print_json(&shown);
+    }
+    if shown.is_empty() {
+        println!("the repository holds no server yet");
+    }
+    for generation in &shown {
+        print!("{}", render(generation));
+    }
+    Ok(())
+}
+
+/// Prints a value as JSON to standard output.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(std::io::stdout().lock().write_all(&text)?)
+}
+
+async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Shown> {
+    segment_size(archive)?;
+    let listed = catalog::list(repository, archive, Extent::All).await?;
+    let record = archive.record();
+    let newest = listed
+        .newest_timeline()
+        .or_else(|| listed.runs.keys().next_back().copied());
+    let history = newest.map(|newest| listed.history(newest));
+    let lines = history
+        .as_ref()
+        .map(|history| listed.lines(history))
+        .unwrap_or_default();
+    Ok(Shown {
+        server: record.name.clone(),
+        generation: record.generation,
+        engine: record.engine.clone(),
+        system_id: record.system_id.clone(),
+        version: record.version.clone(),
+        timelines: stored(&listed),
+        recovery_windows: newest
+            .map(|newest| windows(&listed, newest, &lines))
+            .unwrap_or_default(),
+        gaps: holes(&lines),
+        dead_ends: history
+            .as_ref()
+            .map(|history| listed.dead_ends(history))
+            .unwrap_or_default(),
+        writer: listed.lease.as_ref().map(|lease| Writer {
+            host: lease.host.clone(),
+            number: lease.number,
+            beat: lease.beat,
+            released: lease.released,
+            covered_time: lease.covered.map(|covered| covered.time),
+        }),
+        unreadable_base_backups: listed
+            .unreadable_bases
+            .iter()
+            .map(|(id, error)| (id.clone(), error.to_string()))
+            .collect(),
+        recorded_gaps: listed.gaps.clone(),
+        base_backups: listed.bases.clone(),
+    })
+}
+
+fn stored(listed: &Listed) -> Vec<Stored> {
+    let mut stored = Vec::new();
+    for (timeline, runs) in &listed.runs {
+        for run in runs {
+            let lens = listed.stored.get(timeline);
+            let times = run.path.iter().filter_map(|slice| slice.times);
+            stored.push(Stored {
+                timeline: *timeline,
+                begin: lsn_of(run.begin.position, listed.segment_size),
+                end: lsn_of(run.end.position, listed.segment_size),
+                first_time: times.clone().map(|range| range.min).min(),
+                last_time: times.map(|range| range.max).max(),
+                objects: run.path.len() as u64,
+                stored_bytes: run
+                    .path
+                    .iter()
+                    .map(|slice| lens.map_or(0, |lens| lens.of(slice)))
+                    .sum(),
+                unjoined_points: run.claims.len(),
+            });
+        }
+    }
+    stored
+}
+
+/// From the end of the first base backup on each line to the line's end.
+fn windows(listed: &Listed, timeline: TimelineId, lines: &[crate::plan::Line<'_>]) -> Vec<Window> {
+    let covered = listed.covered(lines);
+    let mut windows = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let on_line = listed.bases.iter().filter(|base| base.is_on(line));
+        let Some(first) = on_line.min_by_key(|base| base.end.lsn) else {
+            continue;
+        };
+        let known = Known::default();
+        let search = Search {
+            lines: std::slice::from_ref(line),
+            known: &known,
+            covered: None,
+        };
+        let covered = covered
+            .filter(|covered| covered.line == number)
+            .map(|covered| covered.time);
+        windows.push(Window {
+            timeline,
+            earliest_lsn: first.end.lsn,
+            earliest_time: first.stopped,
+            latest_lsn: line.whole(),
+            latest_time: search.newest_time().max(covered),
+        });
+    }
+    windows
+}
+
+/// Named facts, a line each.
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.0.push_str(&format!("  {name:<16} {value}\n"));
+    }
+}
+
+fn time(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "-".to_owned(), |time| time.to_string())
+}
+
+fn render(shown: &Shown) -> String {
+    let mut lines = Lines(format!(
+        "server {}, generation {} ({} {}, system id {})\n",
+        shown.server, shown.generation, shown.engine, shown.version, shown.system_id
+    ));
+    render_log(shown, &mut lines);
+    render_backups(shown, &mut lines);
+    render_losses(shown, &mut lines);
+    if let Some(writer) = &shown.writer {
+        let state = if writer.released { "ended" } else { "last heard of" };
+        let covered = time(writer.covered_time);
+        lines.add(
+            "agent",
+            format!(
+                "on {}, {state} {}, complete up to {covered}",
+                writer.host, writer.beat
+            ),
+        );
+    }
+    lines.0
+}
+
+fn render_log(shown: &Shown, lines: &mut Lines) {
+    for window in &shown.recovery_windows {
+        let latest = time(window.latest_time);
+        let lsns = format!("(LSN {} to {})", window.earliest_lsn, window.latest_lsn);
+        lines.add(
+            "recoverable",
+            format!("{} to {latest}  {lsns}", window.earliest_time),
+        );
+    }
+    if shown.recovery_windows.is_empty() {
+        lines.add(
+            "recoverable",
+            "nothing yet: no base backup with all the log that it needs",
+        );
+    }
+    for stored in &shown.timelines {
+        let size = format!("{} in {} objects", ByteSize(stored.stored_bytes), stored.objects);
+        let times = format!(
+            "transactions from {} to {}",
+            time(stored.first_time),
+            time(stored.last_time)
+        );
+        lines.add(
+            &format!("timeline {}", stored.timeline),
+            format!("{} to {}, {size}, {times}", stored.begin, stored.end),
+        );
+    }
+}
+
+fn render_backups(shown: &Shown, lines: &mut Lines) {
+    for base in &shown.base_backups {
+        let parent = base.parent.as_ref();
+        let kind = parent.map_or("full".to_owned(), |parent| format!("incremental on {parent}"));
+        let range = format!("{} to {}, ends {}", base.begin.lsn, base.end.lsn, base.stopped);
+        let size = format!("{}, {} stored", ByteSize(base.bytes), ByteSize(base.stored_bytes));
+        lines.add("base backup", format!("{}  {kind}, {range}, {size}", base.id));
+    }
+    for (id, error) in &shown.unreadable_base_backups {
+        lines.add("UNREADABLE", format!("base backup {id}: {error}"));
+    }
+}
+
+fn render_losses(shown: &Shown, lines: &mut Lines) {
+    for gap in &shown.gaps {
+        let way = format!("on the way to timeline {}", gap.timeline);
+        lines.add("GAP", format!("from {} to {} {way}", gap.begin, gap.end));
+    }
+    for gap in &shown.recorded_gaps {
+        lines.add("recorded gap", format!("found {}: {}", gap.found, gap.reason));
+    }
+    for left in &shown.dead_ends {
+        lines.add(
+            "left behind",
+            format!("timeline {} from {} to {}", left.timeline, left.begin, left.end),
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! One file for each command.
+
+pub mod export;
+pub mod list;
+pub mod plan;

@@ -1,0 +1,289 @@
+//! The plan of a restore: which base backup, which log, and where exactly it ends. Pure: over what was listed and what
+//! was read ([`Known`]); when more must be read, it says what and is called again.
+
+mod base;
+mod facts;
+mod line;
+mod listed;
+mod resolve;
+mod target;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use tidemark_repository::base::BackupKind;
+use tidemark_types::{Generation, Lsn, ServerName, TimelineHistory, TimelineId};
+
+pub use base::{Base, RecoveryTarget};
+pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
+pub use line::{Line, LineSlice, slices_of};
+pub use listed::{DeadEnd, Listed, StoredLens};
+pub use resolve::{Pending, Search, Stop, Unreachable};
+pub use target::{Pick, Request, Target};
+pub use text::render;
+
+/// How a restore will go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The server.
+    pub server: ServerName,
+    /// Which identity under that name.
+    pub generation: Generation,
+    /// What the server calls itself.
+    pub system_id: String,
+    /// What was asked for.
+    pub target: Target,
+    /// Whether the target itself stays out.
+    pub exclusive: bool,
+    /// The timeline that recovery follows.
+    pub timeline: TimelineId,
+    /// The timelines on the way from the base backup to the end, with the log taken from each.
+    pub ancestry: Vec<Leg>,
+    /// The base backup.
+    pub base: Base,
+    /// What the server is told.
+    pub recovery: RecoveryTarget,
+    /// The last commit that is in; absent when the log since the backup's begin holds none.
+    pub last_commit: Option<Ending>,
+    /// The last commit, abort or prepare that is in.
+    pub last_in: Option<Ending>,
+    /// The log that is replayed.
+    pub log: LogRange,
+    /// Stored bytes to fetch: base backup and log.
+    pub fetch_bytes: u64,
+    /// Log past forks of the chosen timeline: not part of this restore.
+    pub dead_ends: Vec<DeadEnd>,
+    /// Holes in the log of the chosen timeline, none of which this restore meets.
+    pub gaps: Vec<Hole>,
+}
+
+/// The log that a restore takes from one timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Leg {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// From here.
+    pub begin: Lsn,
+    /// To here.
+    pub end: Lsn,
+}
+
+/// The log that a restore replays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LogRange {
+    /// Its first byte: where the base backup began.
+    pub begin: Lsn,
+    /// The byte after its last: nothing past it is ever given to the server.
+    pub end: Lsn,
+    /// Objects that hold it.
+    pub objects: u64,
+    /// Their stored length.
+    pub stored_bytes: u64,
+}
+
+/// A hole in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Hole {
+    /// The timeline that the log goes on with behind it.
+    pub timeline: TimelineId,
+    /// Where what is stored ends.
+    pub begin: Lsn,
+    /// Where it goes on.
+    pub end: Lsn,
+}
+
+/// Holes between lines.
+pub fn holes(lines: &[Line<'_>]) -> Vec<Hole> {
+    let pairs = lines.iter().zip(lines.iter().skip(1));
+    pairs
+        .filter_map(|(before, after)| {
+            Some(Hole {
+                timeline: after.stretches().first()?.timeline,
+                begin: before.end(),
+                end: after.begin(),
+            })
+        })
+        .collect()
+}
+
+/// Plans a restore of `request` on the timeline of `history`, whose lines are `lines`.
+///
+/// # Errors
+/// See [`Pending`]; after [`Pending::Read`], call again when `known` holds those slices.
+pub fn plan(
+    listed: &Listed,
+    history: &TimelineHistory,
+    lines: &[Line<'_>],
+    known: &Known,
+    request: &Request,
+) -> Result<Plan, Pending> {
+    let search = Search {
+        lines,
+        known,
+        covered: listed.covered(lines),
+    };
+    let (stop, base, recovery) = if request.target == Target::Immediate {
+        immediate(listed, &search)?
+    } else {
+        let stop = search
+            .resolve(request)
+            .map_err(|pending| offer_first_base(pending, listed, lines, request))?;
+        let chosen = base::choose(&listed.bases, lines, &stop);
+        let (base, recovery) = match chosen {
+            Ok(chosen) => chosen,
+            Err(no_base) => return Err(unreachable(&search, &no_base)),
+        };
+        (stop, base, recovery)
+    };
+    let Some(line) = lines.get(stop.line) else {
+        return Err(Pending::Unreachable(Unreachable {
+            reason: "no log is stored".to_owned(),
+            nearest: Vec::new(),
+        }));
+    };
+    let end = match recovery {
+        RecoveryTarget::After(record) => record.end,
+        RecoveryTarget::Consistency => consistency_end(listed, line, &stop, base.end.lsn),
+    };
+    let log = log_range(listed, line, base.begin.lsn, end);
+    Ok(Plan {
+        server: listed.server.clone(),
+        generation: listed.generation,
+        system_id: listed.system_id.clone(),
+        target: request.target.clone(),
+        exclusive: request.exclusive,
+        timeline: history.timeline,
+        ancestry: legs(line, base.begin.lsn, end),
+        base: base.clone(),
+        recovery,
+        last_commit: search.last_commit_before(stop.line, end)?,
+        last_in: stop.last_in,
+        log,
+        fetch_bytes: base.stored_bytes.saturating_add(log.stored_bytes),
+        dead_ends: listed.dead_ends(history),
+        gaps: holes(lines),
+    })
+}
+
+/// How far the log must reach for a server that stops at consistency. It does so on reading the record behind the one
+/// that makes it consistent, which it does not replay (recoveryStopsBefore in xlogrecovery.c): without one it fails.
+fn consistency_end(listed: &Listed, line: &Line<'_>, stop: &Stop, base_end: Lsn) -> Lsn {
+    let size = listed.segment_size;
+    let segment_end = size.end_of(size.segment_of(base_end));
+    // Up to the bound no transaction ends, so that there is nothing in it that must not be replayed.
+    let end = if stop.bound > base_end {
+        stop.bound
+    } else {
+        line.whole()
+    };
+    end.min(segment_end).max(base_end)
+}
+
+/// The end of the newest base backup.
+fn immediate<'l>(
+    listed: &'l Listed,
+    search: &Search<'_>,
+) -> Result<(Stop, &'l Base, RecoveryTarget), Pending> {
+    let on_lines = listed.bases.iter().rev().find_map(|base| {
+        let line = search.lines.iter().position(|line| base.is_on(line))?;
+        Some((base, line))
+    });
+    let Some((base, line)) = on_lines else {
+        return Err(Pending::Unreachable(Unreachable {
+            reason: "no base backup of this timeline has all the log that it needs".to_owned(),
+            nearest: Vec::new(),
+        }));
+    };
+    let latest = search.latest()?;
+    if let Some(record) = latest.record.filter(|record| record.end == base.end.lsn) {
+        // Nothing follows that would tell the server to stop.
+        return Ok((latest, base, RecoveryTarget::After(record)));
+    }
+    let last_in = search.last_before(line, base.end.lsn)?;
+    let stop = Stop {
+        line,
+        last_in,
+        record: None,
+        bound: base.end.lsn,
+        not_after: None,
+    };
+    Ok((stop, base, RecoveryTarget::Consistency))
+}
+
+/// A position before all log has the end of the first base backup after it, and nothing before.
+fn offer_first_base(pending: Pending, listed: &Listed, lines: &[Line<'_>], request: &Request) -> Pending {
+    let first = listed
+        .bases
+        .iter()
+        .find(|base| lines.iter().any(|line| base.is_on(line)));
+    match (pending, first, &request.target) {
+        (Pending::Unreachable(mut unreachable), Some(base), Target::Lsn(lsn))
+            if unreachable.nearest.is_empty() && *lsn < base.end.lsn =>
+        {
+            unreachable.nearest.push(format!("--target-lsn {}", base.end.lsn));
+            Pending::Unreachable(unreachable)
+        }
+        (pending, ..) => pending,
+    }
+}
+
+/// Names the nearest place in terms of time, too: at the end of a backup, that is the time of the last transaction
+/// before it.
+fn unreachable(search: &Search<'_>, no_base: &base::NoBase<'_>) -> Pending {
+    let mut nearest = Vec::new();
+    if let Some(base) = no_base.nearest {
+        let line = search.lines.iter().position(|line| base.is_on(line));
+        match line.map(|line| search.last_before(line, base.end.lsn)) {
+            Some(Err(pending)) => return pending,
+            Some(Ok(Some(last))) => nearest.push(format!("--target-time {}", last.time.max(base.started))),
+            Some(Ok(None)) | None => nearest.push(format!("--target-time {}", base.started)),
+        }
+        nearest.push(format!("--target-lsn {}", base.end.lsn));
+    }
+    Pending::Unreachable(Unreachable {
+        reason: no_base.reason.clone(),
+        nearest,
+    })
+}
+
+fn legs(line: &Line<'_>, begin: Lsn, end: Lsn) -> Vec<Leg> {
+    line.part(begin, end)
+        .map(|stretch| Leg {
+            timeline: stretch.timeline,
+            begin: stretch.begin,
+            end: stretch.end,
+        })
+        .collect()
+}
+
+/// The slices of a range, and what they weigh.
+pub fn log_range(listed: &Listed, line: &Line<'_>, begin: Lsn, end: Lsn) -> LogRange {
+    let mut range = LogRange {
+        begin,
+        end,
+        objects: 0,
+        stored_bytes: 0,
+    };
+    for stretch in line.part(begin, end) {
+        let slices = slices_of(&stretch, listed.segment_size);
+        range.objects += slices.len() as u64;
+        if let Some(stored) = listed.stored.get(&stretch.timeline) {
+            range.stored_bytes += slices.iter().map(|slice| stored.of(slice)).sum::<u64>();
+        }
+    }
+    range
+}
+
+impl Plan {
+    /// Bytes of WAL that are replayed.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.end.bytes_since(self.log.begin)
+    }
+
+    /// Whether the backup is one that refers to others.
+    pub fn is_incremental(&self) -> bool {
+        self.base.kind == BackupKind::Incremental
+    }
+}

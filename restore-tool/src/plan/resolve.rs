@@ -1,0 +1,571 @@
+//! From a target to one place in the log. Pure: works on names of slices and on what was read so far, and says which
+//! slices it needs to have read to go on ([`Pending::Read`]); the caller reads them and asks again.
+//!
+//! The rule for times: a time T means the state after the last commit, abort or prepare before the first commit or abort
+//! that is later than T, in the order of the log. Commit times are taken before the record is written, so neighbours
+//! may be out of order by a little; where they are by more than [`JITTER`], a clock was set, the time has two readings,
+//! and a human picks one.
+
+use std::time::Duration;
+
+use tidemark_types::{Lsn, Timestamp};
+
+use super::facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
+use super::line::{Line, LineSlice};
+use super::target::{Pick, Request, Target};
+
+/// Commit times may run backwards by so much without anybody having set a clock.
+pub const JITTER: Duration = Duration::from_secs(1);
+/// Slices asked for at once while searching where names do not tell.
+const READ_AT_ONCE: usize = 16;
+
+/// The place in the log that a target means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The number of the line that it lies on.
+    pub line: usize,
+    /// The last commit, abort or prepare that belongs in; `None` when the line holds none before `bound`.
+    pub last_in: Option<Ending>,
+    /// Recovery stops after this record.
+    pub record: Option<RecordSpan>,
+    /// No other end of a transaction lies between `last_in` and here.
+    pub bound: Lsn,
+    /// With no `last_in`: a base backup must not have begun after this time.
+    pub not_after: Option<Timestamp>,
+}
+
+/// Why there is no answer yet, or none at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pending {
+    /// These slices must be read first.
+    Read(Vec<SliceId>),
+    /// The target has two readings.
+    Ambiguous(Box<Ambiguity>),
+    /// The target cannot be reached.
+    Unreachable(Unreachable),
+}
+
+/// A target with more than one reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ambiguity {
+    /// Why it has.
+    pub reason: String,
+    /// The first reading in the log: its position, and the time there.
+    pub first: (Lsn, Timestamp),
+    /// The last.
+    pub last: (Lsn, Timestamp),
+}
+
+/// Why a target cannot be reached, and what can be instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Why.
+    pub reason: String,
+    /// The nearest targets that can be reached, as options to give.
+    pub nearest: Vec<String>,
+}
+
+impl Unreachable {
+    fn pending(reason: impl Into<String>, nearest: Vec<String>) -> Pending {
+        Pending::Unreachable(Unreachable {
+            reason: reason.into(),
+            nearest,
+        })
+    }
+}
+
+/// Up to which time everything that was committed is known to be stored, and where that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covered {
+    /// Every commit up to this time lies before `end`.
+    pub time: Timestamp,
+    /// On the line of this number.
+    pub line: usize,
+}
+
+/// What resolving works on.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// The lines of the chosen timeline, in order.
+    pub lines: &'a [Line<'a>],
+    /// What was read so far.
+    pub known: &'a Known,
+    /// What the lease says.
+    pub covered: Option<Covered>,
+}
+
+/// A commit or abort and the line it lies on.
+type Found = (usize, Ending);
+
+impl<'a> Search<'a> {
+    /// The place that `request` means. `Target::Immediate` is the base backup's matter and has none here.
+    ///
+    /// # Errors
+    /// See [`Pending`].
+    pub fn resolve(&self, request: &Request) -> Result<Stop, Pending> {
+        match &request.target {
+            Target::Time(time) => self.time(*time, request),
+            Target::Lsn(lsn) => self.lsn(*lsn, request.exclusive),
+            Target::Xid(xid) => self.xid(*xid, request.exclusive),
+            Target::Name(name) => self.name(name, request.pick),
+            Target::Latest | Target::Immediate => self.latest(),
+        }
+    }
+
+    /// The last commit, abort or prepare that begins before `bound` on a line.
+    pub fn last_before(&self, line: usize, bound: Lsn) -> Result<Option<Ending>, Pending> {
+        self.last_where(
+            line,
+            self.slice_before(line, bound),
+            LineSlice::may_end_or_prepare,
+            |ending| ending.begin < bound,
+        )
+    }
+
+    /// The last commit at or before `bound`.
+    pub fn last_commit_before(&self, line: usize, bound: Lsn) -> Result<Option<Ending>, Pending> {
+        let wanted = |ending: &Ending| ending.begin < bound && ending.kind == EndingKind::Commit;
+        self.last_where(
+            line,
+            self.slice_before(line, bound),
+            LineSlice::may_end_transactions,
+            wanted,
+        )
+    }
+
+    fn slice_before(&self, line: usize, bound: Lsn) -> usize {
+        self.lines
+            .get(line)
+            .and_then(|line| line.slice_before(bound))
+            .unwrap_or(0)
+    }
+
+    fn time(&self, time: Timestamp, request: &Request) -> Result<Stop, Pending> {
+        let Some((line, later)) = self.first_later(time, request.exclusive)? else {
+            return self.after_everything(time);
+        };
+        if let Some(stop) = self.before_gap(line, &later, time)? {
+            return Ok(stop);
+        }
+        if request.pick != Some(Pick::First)
+            && let Some((last_line, last)) = self.glitch(time, request.exclusive, &later)?
+        {
+            if request.pick == Some(Pick::Last) {
+                return Ok(Stop {
+                    line: last_line,
+                    last_in: Some(last),
+                    record: Some((&last).into()),
+                    bound: last.end,
+                    not_after: Some(time),
+                });
+            }
+            let before = self.last_before(line, later.begin)?;
+            let first = before.map_or((later.begin, later.time), |before| (before.begin, before.time));
+            return Err(Pending::Ambiguous(Box::new(Ambiguity {
+                reason: format!(
+                    "the clock of the server was set: the transaction at {} ended at {}, and later in the log, up to {}, \
+                     others ended at or before {time}",
+                    later.begin, later.time, last.begin
+                ),
+                first,
+                last: (last.begin, last.time),
+            })));
+        }
+        self.until(line, later.begin, time)
+    }
+
+    /// When the first transaction later than `time` is the first past a gap: what lies before the gap serves, if its own
+    /// transactions reach that far. Between them and the gap's end some may be missing.
+    fn before_gap(&self, line: usize, later: &Ending, time: Timestamp) -> Result<Option<Stop>, Pending> {
+        let Some(earlier) = line.checked_sub(1) else {
+            return Ok(None);
+        };
+        if self.last_before(line, later.begin)?.is_some() {
+            return Ok(None);
+        }
+        let Some(before) = self.lines.get(earlier) else {
+            return Ok(None);
+        };
+        let newest = before
+            .slices()
+            .filter_map(|slice| slice.key.times)
+            .map(|range| range.max)
+            .max();
+        if newest.is_none_or(|newest| newest < time) {
+            return Ok(None);
+        }
+        self.until(earlier, before.whole(), time).map(Some)
+    }
+
+    /// The state before `bound`, without transactions prepared after `time`.
+    fn until(&self, line: usize, mut bound: Lsn, time: Timestamp) -> Result<Stop, Pending> {
+        let mut last_in = self.last_before(line, bound)?;
+        while let Some(ending) = last_in
+            && ending.kind == EndingKind::Prepare
+            && ending.time > time
+        {
+            bound = ending.begin;
+            last_in = self.last_before(line, bound)?;
+        }
+        Ok(Stop {
+            line,
+            last_in,
+            record: last_in.as_ref().map(RecordSpan::from),
+            bound,
+            not_after: Some(time),
+        })
+    }
+
+    /// No transaction ended later than `time`: it is reachable if nothing up to it can be missing.
+    fn after_everything(&self, time: Timestamp) -> Result<Stop, Pending> {
+        let Some(line) = self.lines.len().checked_sub(1) else {
+            return Err(Unreachable::pending("no log is stored", Vec::new()));
+        };
+        let newest = self.newest_time();
+        let covered = self
+            .covered
+            .filter(|covered| covered.line == line)
+            .map(|covered| covered.time);
+        let reach = newest.max(covered);
+        if reach.is_some_and(|reach| time <= reach) {
+            return self.until(line, self.lines.get(line).map_or(Lsn::INVALID, Line::whole), time);
+        }
+        let reason = match (newest, covered) {
+            (None, None) => "no transaction ended in what is stored".to_owned(),
+            (Some(newest), None) => format!("the last transaction that is stored ended at {newest}"),
+            (newest, Some(covered)) => format!(
+                "{}what is stored is known to be complete up to {covered} only",
+                newest.map_or(String::new(), |newest| format!(
+                    "the last transaction that is stored ended at {newest}, and "
+                )),
+            ),
+        };
+        let nearest = reach.map(|reach| format!("--target-time {reach}"));
+        Err(Unreachable::pending(
+            reason,
+            nearest
+                .into_iter()
+                .chain(["--target-latest".to_owned()])
+                .collect(),
+        ))
+    }
+
+    /// The greatest time of any commit or abort, from names alone.
+    pub fn newest_time(&self) -> Option<Timestamp> {
+        let times = self
+            .lines
+            .iter()
+            .flat_map(Line::slices)
+            .filter_map(|slice| slice.key.times);
+        times.map(|range| range.max).max()
+    }
+
+    fn lsn(&self, lsn: Lsn, exclusive: bool) -> Result<Stop, Pending> {
+        let Some(line) = self
+            .lines
+            .iter()
+            .position(|line| line.begin() <= lsn && lsn <= line.end())
+        else {
+            return Err(Unreachable::pending(
+                format!("LSN {lsn} is not stored{}", self.gap_around(lsn)),
+                self.nearest_lsns(lsn),
+            ));
+        };
+        let whole = self.lines.get(line).map_or(Lsn::INVALID, Line::whole);
+        if lsn > whole {
+            return Err(Unreachable::pending(
+                format!("the record at LSN {lsn} is not stored whole: the last whole one ends at {whole}"),
+                self.nearest_lsns(lsn),
+            ));
+        }
+        // The record that begins right there belongs in, unless exclusive.
+        let bound = if exclusive {
+            lsn
+        } else {
+            Lsn(lsn.0.saturating_add(1))
+        };
+        let from = self.slice_past(line, lsn)?;
+        let last_in = self.last_where(line, from, LineSlice::may_end_or_prepare, |ending| {
+            ending.begin < bound
+        })?;
+        Ok(Stop {
+            line,
+            last_in,
+            record: last_in.as_ref().map(RecordSpan::from),
+            bound: lsn,
+            not_after: None,
+        })
+    }
+
+    /// The number of the slice in which the record at `lsn` ends: it may have begun much earlier.
+    fn slice_past(&self, number: usize, lsn: Lsn) -> Result<usize, Pending> {
+        let Some(line) = self.lines.get(number) else {
+            return Ok(0);
+        };
+        let mut slice = line.slice_before(lsn).unwrap_or(0);
+        let last = line.slice_count().saturating_sub(1);
+        while slice < last
+            && self
+                .read(number, slice)?
+                .last
+                .is_none_or(|record| record.end <= lsn)
+        {
+            slice += 1;
+        }
+        Ok(slice)
+    }
+
+    fn gap_around(&self, lsn: Lsn) -> String {
+        let before = self.lines.iter().rfind(|line| line.end() < lsn);
+        let after = self.lines.iter().find(|line| lsn < line.begin());
+        match (before, after) {
+            (Some(before), Some(after)) => {
+                format!(": it lies in a gap from {} to {}", before.end(), after.begin())
+            }
+            (Some(before), None) => format!(": what is stored ends at {}", before.end()),
+            (None, Some(after)) => format!(": what is stored begins at {}", after.begin()),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn nearest_lsns(&self, lsn: Lsn) -> Vec<String> {
+        let before = self
+            .lines
+            .iter()
+            .rfind(|line| line.whole() < lsn)
+            .map(Line::whole);
+        before
+            .map(|lsn| format!("--target-lsn {lsn}"))
+            .into_iter()
+            .collect()
+    }
+
+    fn xid(&self, xid: u32, exclusive: bool) -> Result<Stop, Pending> {
+        for (number, line) in self.lines.iter().enumerate().rev() {
+            let wanted = |ending: &Ending| ending.is_wanted && ending.kind != EndingKind::Prepare;
+            let Some(found) = self.last_where(
+                number,
+                line.slice_count().saturating_sub(1),
+                LineSlice::may_end_transactions,
+                wanted,
+            )?
+            else {
+                continue;
+            };
+            let (bound, last_in) = if exclusive {
+                (found.begin, self.last_before(number, found.begin)?)
+            } else {
+                (found.end, Some(found))
+            };
+            return Ok(Stop {
+                line: number,
+                last_in,
+                record: last_in.as_ref().map(RecordSpan::from),
+                bound,
+                not_after: None,
+            });
+        }
+        Err(Unreachable::pending(
+            format!(
+                "no commit or abort of transaction {xid} is stored (it may be running, prepared, or older than the log)"
+            ),
+            vec!["--target-latest".to_owned()],
+        ))
+    }
+
+    fn name(&self, name: &str, pick: Option<Pick>) -> Result<Stop, Pending> {
+        let found = self.points(name)?;
+        let (first, last) = match (found.first(), found.last()) {
+            (Some(first), Some(last)) => (first, last),
+            _ => {
+                return Err(Unreachable::pending(
+                    format!("no restore point \"{name}\" is stored"),
+                    vec!["--target-latest".to_owned()],
+                ));
+            }
+        };
+        let (line, point) = match pick {
+            Some(Pick::Last) => last,
+            Some(Pick::First) => first,
+            None if found.len() == 1 => first,
+            None => {
+                return Err(Pending::Ambiguous(Box::new(Ambiguity {
+                    reason: format!("{} restore points are called \"{name}\"", found.len()),
+                    first: (first.1.begin, first.1.time),
+                    last: (last.1.begin, last.1.time),
+                })));
+            }
+        };
+        let last_in = self.last_before(*line, point.begin)?;
+        Ok(Stop {
+            line: *line,
+            last_in,
+            record: last_in.as_ref().map(RecordSpan::from),
+            bound: point.begin,
+            not_after: None,
+        })
+    }
+
+    fn points(&self, name: &str) -> Result<Vec<(usize, RestorePoint)>, Pending> {
+        use tidemark_repository::log::SliceFlags;
+        let mut found = Vec::new();
+        let mut missing = Vec::new();
+        for (line, slice, named) in self.numbered() {
+            let flags = named.key.flags;
+            if !flags.has(SliceFlags::RESTORE_POINT) && !flags.has(SliceFlags::UNINDEXED) {
+                continue;
+            }
+            match self.known.get(SliceId { line, slice }) {
+                Some(facts) => {
+                    let same = facts.points.iter().filter(|point| point.name == name);
+                    found.extend(same.map(|point| (line, point.clone())));
+                }
+                None if missing.len() < READ_AT_ONCE => missing.push(SliceId { line, slice }),
+                None => break,
+            }
+        }
+        if missing.is_empty() {
+            Ok(found)
+        } else {
+            Err(Pending::Read(missing))
+        }
+    }
+
+    /// The last complete record that is stored.
+    pub fn latest(&self) -> Result<Stop, Pending> {
+        let Some((number, line)) = self.lines.iter().enumerate().next_back() else {
+            return Err(Unreachable::pending("no log is stored", Vec::new()));
+        };
+        let bound = line.whole();
+        let mut record = None;
+        for index in (0..line.slice_count()).rev() {
+            record = self.facts(number, index, |_| true)?.last;
+            if record.is_some() {
+                break;
+            }
+        }
+        Ok(Stop {
+            line: number,
+            last_in: self.last_before(number, bound)?,
+            record,
+            bound,
+            not_after: None,
+        })
+    }
+
+    /// The first commit or abort later than `time` (at it, if `at_too`), over all lines.
+    fn first_later(&self, time: Timestamp, at_too: bool) -> Result<Option<Found>, Pending> {
+        for (line, slice, named) in self.numbered() {
+            if !named.may_be_later(time, at_too) {
+                continue;
+            }
+            let facts = self.read(line, slice)?;
+            let later = facts.endings.iter().find(|ending| {
+                ending.kind != EndingKind::Prepare && (ending.time > time || (at_too && ending.time == time))
+            });
+            if let Some(later) = later {
+                return Ok(Some((line, *later)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last commit or abort at or before `time` that follows `later`, if one follows that is so much earlier that
+    /// a clock must have been set.
+    fn glitch(&self, time: Timestamp, exclusive: bool, later: &Ending) -> Result<Option<Found>, Pending> {
+        let threshold = later.time.minus(JITTER);
+        let is_in = |at: Timestamp| if exclusive { at < time } else { at <= time };
+        let is_back = |at: Timestamp| is_in(at) && at < threshold;
+        let follows = |ending: &&Ending| {
+            ending.begin > later.begin && ending.kind != EndingKind::Prepare && is_in(ending.time)
+        };
+        let mut was_set = false;
+        let mut candidates = Vec::new();
+        for (line, slice, named) in self.numbered() {
+            let min = named.key.times.map(|range| range.min).filter(|min| is_in(*min));
+            let Some(min) = min.filter(|_| named.end > later.begin) else {
+                continue;
+            };
+            if named.begin <= later.end {
+                // Its range says nothing about which side of the later one the earlier ones lie on.
+                let facts = self.read(line, slice)?;
+                was_set |= facts
+                    .endings
+                    .iter()
+                    .any(|ending| follows(&ending) && is_back(ending.time));
+            } else {
+                was_set |= is_back(min);
+            }
+            candidates.push((line, slice));
+        }
+        for (line, slice) in candidates.into_iter().rev().filter(|_| was_set) {
+            if let Some(last) = self.read(line, slice)?.endings.iter().rfind(follows) {
+                return Ok(Some((line, *last)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (usize, usize, LineSlice<'a>)> + '_ {
+        self.lines.iter().enumerate().flat_map(|(line, lines)| {
+            lines
+                .slices()
+                .enumerate()
+                .map(move |(slice, named)| (line, slice, named))
+        })
+    }
+
+    fn read(&self, line: usize, slice: usize) -> Result<&'a SliceFacts, Pending> {
+        let id = SliceId { line, slice };
+        self.known.get(id).ok_or_else(|| Pending::Read(vec![id]))
+    }
+
+    /// The last ending that is `wanted` in the slices up to `from`, looking only into those that `may_hold` one.
+    fn last_where(
+        &self,
+        line: usize,
+        from: usize,
+        may_hold: impl Fn(&LineSlice<'a>) -> bool,
+        wanted: impl Fn(&Ending) -> bool,
+    ) -> Result<Option<Ending>, Pending> {
+        for index in (0..=from).rev() {
+            let slice = self.lines.get(line).and_then(|line| line.slice(index));
+            if !slice.is_some_and(|slice| may_hold(&slice)) {
+                continue;
+            }
+            let facts = self.facts(line, index, &may_hold)?;
+            if let Some(found) = facts.endings.iter().rfind(|ending| wanted(ending)) {
+                return Ok(Some(*found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The facts of a slice; when they are not known, those of the slices before it that will be wanted next are asked
+    /// for as well.
+    fn facts(
+        &self,
+        line: usize,
+        index: usize,
+        may_hold: impl Fn(&LineSlice<'a>) -> bool,
+    ) -> Result<&'a SliceFacts, Pending> {
+        let id = SliceId { line, slice: index };
+        if let Some(facts) = self.known.get(id) {
+            return Ok(facts);
+        }
+        let mut wanted = Vec::new();
+        for slice in (0..=index).rev() {
+            let id = SliceId { line, slice };
+            let Some(named) = self.lines.get(line).and_then(|line| line.slice(slice)) else {
+                break;
+            };
+            if may_hold(&named) && self.known.get(id).is_none() {
+                wanted.push(id);
+            }
+            if wanted.len() >= READ_AT_ONCE || named.key.times.is_some_and(|_| wanted.len() <= 1) {
+                break;
+            }
+        }
+        Err(Pending::Read(wanted))
+    }
+}

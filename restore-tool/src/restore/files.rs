@@ -1,0 +1,340 @@
+//! Laying the base backup down: ranged reads and decoding in parallel, writes at their places, `pg_control` last, all of
+//! it synced.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tidemark_postgres::basebackup::TABLESPACE_MAP_FILE;
+use tidemark_postgres::control_file::CONTROL_FILE_PATH;
+use tidemark_postgres::restore::link_tablespaces;
+use tidemark_repository::Archive;
+use tidemark_repository::base::{EntryKind, Fetch, FileEntry, FrameDecoder, RestoreBatch, RestoreLimits};
+use tidemark_types::ErrorClass;
+
+use crate::cli::RestoreArgs;
+use crate::exit::Failure;
+use crate::restore::Prepared;
+use crate::restore::owner::Owner;
+use crate::restore::place::make_private;
+use crate::restore::summary::Progress;
+
+/// Directories that a server expects, also when a backup lacks them.
+const EXPECTED: [&str; 2] = ["pg_wal", "pg_wal/archive_status"];
+/// `pg_control` until everything else is in place: a server refuses to start without it.
+const CONTROL_FILE_UNFINISHED: &str = "global/pg_control.tidemark";
+
+/// Lays all files of the backup down.
+///
+/// # Errors
+/// Damage in the backup; a file that cannot be written.
+pub async fn lay_down(args: &RestoreArgs, archive: &Archive, prepared: &Prepared) -> anyhow::Result<()> {
+    let place = &prepared.place;
+    make_private(&place.data)?;
+    prepared.owner.give(&place.data)?;
+    if args.delta {
+        remove_strangers(prepared)?;
+    }
+    let map = link_tablespaces(&place.data, &place.tablespaces)?;
+    let writer = Arc::new(Writer {
+        data: place.data.clone(),
+        owner: prepared.owner,
+        compare: args.delta,
+        decoders: Mutex::default(),
+    });
+    let progress = Progress::new("base backup", prepared.reader.header().totals.bytes);
+    let limits = RestoreLimits::default();
+    let mut files = prepared.reader.manifest().files();
+    while let Some(batch) = prepared.reader.next_batch(&mut files, &limits).await? {
+        let batch = Arc::new(batch);
+        let made = (Arc::clone(&writer), Arc::clone(&batch));
+        tokio::task::spawn_blocking(move || made.0.make(&made.1)).await??;
+        fetch_all(args, archive, &writer, &batch, &progress).await?;
+    }
+    progress.finish();
+    finish(prepared, &map)
+}
+
+async fn fetch_all(
+    args: &RestoreArgs,
+    archive: &Archive,
+    writer: &Arc<Writer>,
+    batch: &Arc<RestoreBatch>,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let fetches = (0..batch.fetches.len()).map(|number| {
+        let (writer, batch, archive) = (Arc::clone(writer), Arc::clone(batch), archive.clone());
+        async move {
+            let Some(fetch) = batch.fetches.get(number) else {
+                return Ok(0);
+            };
+            let bytes = batch.read(&**archive.storage(), fetch).await?;
+            let key = archive.base().hash_key();
+            let (batch, writer) = (Arc::clone(&batch), Arc::clone(&writer));
+            tokio::task::spawn_blocking(move || -> anyhow::Result<u64> {
+                let Some(fetch) = batch.fetches.get(number) else {
+                    return Ok(0);
+                };
+                let mut decoder = match writer.spare_decoder() {
+                    Some(decoder) => decoder,
+                    None => FrameDecoder::new(key)?,
+                };
+                let written = writer.write(&batch, fetch, &bytes, &mut decoder);
+                writer.keep_decoder(decoder);
+                written
+            })
+            .await?
+        }
+    });
+    let mut done = stream::iter(fetches).buffer_unordered(usize::from(args.jobs));
+    while let Some(bytes) = done.try_next().await? {
+        progress.add(bytes);
+    }
+    Ok(())
+}
+
+/// Writes files of the backup below the data directory.
+struct Writer {
+    data: PathBuf,
+    owner: Owner,
+    /// Write only what differs from what is there.
+    compare: bool,
+    decoders: Mutex<Vec<FrameDecoder>>,
+}
+
+impl Writer {
+    fn spare_decoder(&self) -> Option<FrameDecoder> {
+        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn keep_decoder(&self, decoder: FrameDecoder) {
+        self.decoders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(decoder);
+    }
+
+    fn path(&self, entry: &FileEntry) -> anyhow::Result<PathBuf> {
+        let path = Path::new(&entry.meta.path);
+        let is_plain = path
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !is_plain {
+            let message = format!(
+                "the manifest names a file outside the data directory: {}",
+                entry.meta.path
+            );
+            return Err(Failure::new(ErrorClass::Corrupt, message).into());
+        }
+        let is_control = entry.meta.path == CONTROL_FILE_PATH;
+        Ok(self.data.join(if is_control {
+            Path::new(CONTROL_FILE_UNFINISHED)
+        } else {
+            path
+        }))
+    }
+
+    /// Makes the directories and files of a batch, files at their full length.
+    fn make(&self, batch: &RestoreBatch) -> anyhow::Result<()> {
+        for entry in &batch.files {
+            let path = self.path(entry)?;
+            let made = match &entry.meta.kind {
+                EntryKind::Directory => make_directory(&path),
+                EntryKind::File => self.make_file(&path, entry.size),
+                // Made from the tablespaces as they were mapped.
+                EntryKind::Link(_) if entry.meta.path.starts_with("pg_tblspc/") => continue,
+                EntryKind::Link(to) => make_link(&path, to),
+            };
+            made.with_context(|| format!("make {}", path.display()))?;
+            self.owner.give(&path)?;
+        }
+        if self.compare {
+            self.clear_zeros(batch)?;
+        }
+        Ok(())
+    }
+
+    fn make_file(&self, path: &Path, size: u64) -> std::io::Result<()> {
+        if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+            fs::create_dir_all(parent)?;
+        }
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(!self.compare)
+            .open(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.set_len(size)
+    }
+
+    /// Ranges without bytes of their own, in files that may hold something there.
+    fn clear_zeros(&self, batch: &RestoreBatch) -> anyhow::Result<()> {
+        let zeros = vec![0; 1 << 20];
+        for range in &batch.zeros {
+            let Some(entry) = batch.files.get(range.file as usize) else {
+                continue;
+            };
+            let path = self.path(entry)?;
+            let file = File::options()
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("open {}", path.display()))?;
+            let mut at = range.offset;
+            let end = range.offset.saturating_add(range.len);
+            while at < end {
+                let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(zeros.len());
+                file.write_all_at(zeros.get(..len).unwrap_or_default(), at)
+                    .with_context(|| format!("write {}", path.display()))?;
+                at += len as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes what a ranged read brought and writes it; returns how many bytes of files that was.
+    fn write(
+        &self,
+        batch: &RestoreBatch,
+        fetch: &Fetch,
+        fetched: &[u8],
+        decoder: &mut FrameDecoder,
+    ) -> anyhow::Result<u64> {
+        let mut written = 0;
+        let mut open: Option<(u32, PathBuf, File)> = None;
+        let mut present = Vec::new();
+        for used in &fetch.frames {
+            let plain = batch.decode(decoder, fetch, fetched, used)?;
+            for write in &used.writes {
+                if open.as_ref().is_none_or(|(file, ..)| *file != write.file) {
+                    let entry = batch
+                        .files
+                        .get(write.file as usize)
+                        .context("a write names no file")?;
+                    let path = self.path(entry)?;
+                    let file = File::options().read(self.compare).write(true).open(&path);
+                    let file = file.with_context(|| format!("open {}", path.display()))?;
+                    open = Some((write.file, path, file));
+                }
+                let Some((_, path, file)) = &open else { continue };
+                let bytes = write.bytes(plain);
+                written += bytes.len() as u64;
+                if self.compare {
+                    present.resize(bytes.len(), 0);
+                    if file.read_exact_at(&mut present, write.offset).is_ok() && present == bytes {
+                        continue;
+                    }
+                }
+                file.write_all_at(bytes, write.offset)
+                    .with_context(|| format!("write {}", path.display()))?;
+            }
+        }
+        Ok(written)
+    }
+}
+
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    if !path.is_dir() {
+        fs::create_dir_all(path)?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+fn make_link(path: &Path, to: &str) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(to, path)
+}
+
+/// The last steps: what must agree with this host, the control file, and everything on disk.
+fn finish(prepared: &Prepared, tablespace_map: &str) -> anyhow::Result<()> {
+    let data = &prepared.place.data;
+    for directory in EXPECTED {
+        let path = data.join(directory);
+        if !path.exists() {
+            make_directory(&path).with_context(|| format!("make {}", path.display()))?;
+            prepared.owner.give(&path)?;
+        }
+    }
+    let map = data.join(TABLESPACE_MAP_FILE);
+    if tablespace_map.is_empty() {
+        // A map would make links anew that lead to where the tablespaces were.
+        let _ = fs::remove_file(&map);
+    } else {
+        fs::write(&map, tablespace_map).with_context(|| format!("write {}", map.display()))?;
+        prepared.owner.give(&map)?;
+    }
+    sync_file_systems(prepared)?;
+    let (from, to) = (data.join(CONTROL_FILE_UNFINISHED), data.join(CONTROL_FILE_PATH));
+    fs::rename(&from, &to)
+        .and_then(|()| File::open(data.join("global"))?.sync_all())
+        .with_context(|| format!("put {} in place", to.display()))
+}
+
+/// One call for each file system instead of one for each file, of which there may be millions.
+fn sync_file_systems(prepared: &Prepared) -> anyhow::Result<()> {
+    let places = prepared
+        .place
+        .tablespaces
+        .iter()
+        .filter(|space| !space.is_in_place());
+    let places = places
+        .map(|space| space.location.as_path())
+        .chain([prepared.place.data.as_path()]);
+    for path in places {
+        let directory = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        rustix::fs::syncfs(&directory).with_context(|| format!("sync {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what the backup does not hold from a data directory that is restored over.
+fn remove_strangers(prepared: &Prepared) -> anyhow::Result<()> {
+    let mut wanted = HashSet::new();
+    for entry in prepared.reader.manifest().files() {
+        wanted.insert(entry?.meta.path);
+    }
+    // Whatever happens next, this is no data directory that a server may start on.
+    let control = prepared.place.data.join(CONTROL_FILE_PATH);
+    match fs::remove_file(&control) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", control.display()));
+        }
+        _ => {}
+    }
+    remove_below(&prepared.place.data, "", &wanted)
+}
+
+fn remove_below(data: &Path, folder: &str, wanted: &HashSet<String>) -> anyhow::Result<()> {
+    let directory = data.join(folder);
+    for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let path = if folder.is_empty() {
+            name.into_owned()
+        } else {
+            format!("{folder}/{name}")
+        };
+        // Follows the links of tablespaces, whose files are the backup's as well.
+        let is_directory = fs::metadata(entry.path()).is_ok_and(|found| found.is_dir());
+        let removed = match (is_directory, wanted.contains(&path)) {
+            (true, true) => {
+                remove_below(data, &path, wanted)?;
+                Ok(())
+            }
+            (false, true) => Ok(()),
+            (true, false) if entry.file_type()?.is_symlink() => fs::remove_file(entry.path()),
+            (true, false) => fs::remove_dir_all(entry.path()),
+            (false, false) => fs::remove_file(entry.path()),
+        };
+        removed.with_context(|| format!("remove {}", entry.path().display()))?;
+    }
+    Ok(())
+}

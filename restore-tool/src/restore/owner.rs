@@ -1,0 +1,111 @@
+//! Who restored files belong to. PostgreSQL refuses to run as root, so a restore by root hands them over.
+
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::exit::Failure;
+
+/// The account that servers have on most systems.
+const SERVER_ACCOUNT: &str = "postgres";
+
+/// The owner of restored files; nobody in particular unless we are root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    /// The user that was named, else the owner of the directory that will hold `to`, else the `postgres` account.
+    ///
+    /// # Errors
+    /// When we are root and there is no such user, or when one was named and we are not root.
+    pub fn find(named: Option<&str>, to: &Path) -> anyhow::Result<Owner> {
+        if !rustix::process::geteuid().is_root() {
+            return match named {
+                None => Ok(Owner(None)),
+                Some(_) => Err(Failure::usage("--owner can be given by root only").into()),
+            };
+        }
+        if let Some(name) = named {
+            let found = look_up(name)?;
+            let found =
+                found.ok_or_else(|| Failure::usage(format!("--owner: there is no user \"{name}\"")))?;
+            return Ok(Owner(Some(found)));
+        }
+        let parent = to
+            .ancestors()
+            .skip(1)
+            .find_map(|parent| std::fs::metadata(parent).ok());
+        if let Some(parent) = parent.filter(|parent| parent.uid() != 0) {
+            return Ok(Owner(Some((parent.uid(), parent.gid()))));
+        }
+        let account = look_up(SERVER_ACCOUNT)?.ok_or_else(|| {
+            Failure::usage(
+                "the restore runs as root, and PostgreSQL refuses to: there is no user postgres either",
+            )
+            .hint("name the user that the server shall run as with --owner")
+        })?;
+        Ok(Owner(Some(account)))
+    }
+
+    /// User and group id; `None` for our own.
+    pub fn ids(self) -> Option<(u32, u32)> {
+        self.0
+    }
+
+    /// Hands one path over, without following it.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn give(self, path: &Path) -> anyhow::Result<()> {
+        let Some((user, group)) = self.0 else {
+            return Ok(());
+        };
+        lchown(path, Some(user), Some(group)).with_context(|| format!("give {} to its user", path.display()))
+    }
+
+    /// Hands a small folder over with everything in it.
+    ///
+    /// # Errors
+    /// When that is refused.
+    pub fn give_all(self, path: &Path) -> anyhow::Result<()> {
+        if self.0.is_none() {
+            return Ok(());
+        }
+        self.give(path)?;
+        if !std::fs::symlink_metadata(path)?.is_dir() {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(path).with_context(|| format!("read {}", path.display()))? {
+            self.give_all(&entry?.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// User and group id of an account, from /etc/passwd.
+fn look_up(name: &str) -> anyhow::Result<Option<(u32, u32)>> {
+    let text = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
+    Ok(parse(&text, name))
+}
+
+fn parse(passwd: &str, name: &str) -> Option<(u32, u32)> {
+    let mut fields = passwd
+        .lines()
+        .map(|line| line.split(':'))
+        .find_map(|mut fields| (fields.next() == Some(name)).then_some(fields))?;
+    let (user, group) = (fields.nth(1)?, fields.next()?);
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_found_by_their_whole_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres2:x:5:6::/:\npostgres:x:101:103:PostgreSQL,,,:/var/lib/postgresql:/bin/bash\n";
+        assert_eq!(parse(passwd, "postgres"), Some((101, 103)));
+        assert_eq!(parse(passwd, "post"), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! Where a restore goes: looked at, and refused, before anything is written.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tidemark_postgres::basebackup::Tablespace;
+use tidemark_postgres::restore::{check_tablespaces_empty, map_tablespaces};
+use tidemark_types::{ByteSize, ErrorClass};
+
+use crate::cli::RestoreArgs;
+use crate::exit::Failure;
+use crate::plan::Plan;
+use crate::wal::state::StateDir;
+
+/// Log that lies on the disk while it is replayed, at most: what waits to be taken, and the server's own.
+const LOG_ROOM: u64 = 1 << 30;
+
+/// The places of a restore.
+#[derive(Debug)]
+pub struct Place {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Tablespaces where they will lie.
+    pub tablespaces: Vec<Tablespace>,
+    /// The folder beside the data directory.
+    pub state: StateDir,
+}
+
+impl Place {
+    /// Makes sure that the places are free and have room.
+    ///
+    /// # Errors
+    /// `Conflict` when something is there already; when the disk is too small.
+    pub fn check(args: &RestoreArgs, tablespaces: &[Tablespace], plan: &Plan) -> anyhow::Result<Place> {
+        let data = std::path::absolute(&args.to).context("find the target directory")?;
+        let entries = entries_of(&data)?;
+        if entries > 0 && !args.delta {
+            let message = format!("{} is not empty", data.display());
+            return Err(Failure::new(ErrorClass::Conflict, message)
+                .hint("restore into another directory, or over this one with --delta")
+                .into());
+        }
+        if data.join("postmaster.pid").exists() {
+            let message = format!(
+                "{} belongs to a server that may be running: it has a postmaster.pid",
+                data.display()
+            );
+            return Err(Failure::new(ErrorClass::Conflict, message)
+                .hint("stop that server; if none runs, remove the file")
+                .into());
+        }
+        if entries > 0 && !data.join("PG_VERSION").exists() {
+            let message = format!(
+                "{} is no data directory of PostgreSQL, so --delta does not touch it",
+                data.display()
+            );
+            return Err(Failure::new(ErrorClass::Conflict, message).into());
+        }
+        let tablespaces = map_tablespaces(tablespaces, &args.tablespace)?;
+        if !args.delta {
+            check_tablespaces_empty(&tablespaces)?;
+            check_room(
+                &data,
+                plan.base.bytes.saturating_add(plan.log_bytes().min(LOG_ROOM)),
+            )?;
+        }
+        let mut state = data.clone().into_os_string();
+        state.push(".tidemark");
+        Ok(Place {
+            data,
+            tablespaces,
+            state: StateDir::new(PathBuf::from(state)),
+        })
+    }
+
+    /// Makes the folder beside the data directory anew: it belongs to one restore.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn make_state_dir(&self) -> anyhow::Result<()> {
+        let path = self.state.path();
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            _ => {}
+        }
+        make_private(path)
+    }
+}
+
+/// Makes a directory that only its owner may enter, and those above it.
+///
+/// # Errors
+/// When that fails.
+pub fn make_private(path: &Path) -> anyhow::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        }
+        other => other,
+    }
+    .with_context(|| format!("make {}", path.display()))
+}
+
+fn entries_of(path: &Path) -> anyhow::Result<usize> {
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(entries.count()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error).with_context(|| format!("look at {}", path.display())),
+    }
+}
+
+/// Compares with what the file system has left. Tablespaces elsewhere are counted here too: rather too careful.
+fn check_room(data: &Path, needed: u64) -> anyhow::Result<()> {
+    let existing = data
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(existing).with_context(|| format!("look at {}", existing.display()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has room for {} and the restore needs {}",
+        existing.display(),
+        ByteSize(free),
+        ByteSize(needed)
+    );
+    Err(Failure::new(ErrorClass::Config, message)
+        .hint("restore onto a larger disk; nothing was written")
+        .into())
+}

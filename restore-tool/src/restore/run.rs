@@ -1,0 +1,205 @@
+//! Starting the restored server and rolling it forward, with the end compared to the plan before anybody can write.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tidemark_postgres::control_file::ControlFile;
+use tidemark_postgres::restore::{
+    PrivateConfig, ReplayProgress, RestoredServer, ServerLaunch, ServerState, TargetAction,
+};
+use tidemark_types::{ErrorClass, Lsn, WalSegmentSize};
+
+use crate::cli::{Action, RestoreArgs};
+use crate::exit::Failure;
+use crate::plan::{Plan, RecoveryTarget};
+use crate::restore::summary::{Phases, Progress, Running, StoppedAt, Summary};
+use crate::restore::{Prepared, recovery_settings};
+use crate::wal::fetch::SegmentSource;
+use crate::wal::prefetch::Prefetcher;
+
+/// How often the server is asked where it is.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a promotion or a shutdown may take: both write a checkpoint.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(600);
+/// Part of the socket's name. Nothing else uses that directory.
+const PORT: u16 = 5432;
+/// Longest path of a socket (`sun_path`), with room for its name.
+const SOCKET_DIR_LEN_MAX: usize = 80;
+/// Segments read at once by `--verify-first`.
+const VERIFY_AT_ONCE: usize = 3;
+
+/// Reads and proves all of the planned log.
+///
+/// # Errors
+/// Damage, missing objects, what the store says.
+pub async fn verify_log(source: &SegmentSource) -> anyhow::Result<()> {
+    let log = &source.state().log;
+    let progress = Progress::new("verify log", log.end.bytes_since(log.begin));
+    let reads = log.sequence().map(|name| source.segment(name));
+    let mut reads = stream::iter(reads).buffer_unordered(VERIFY_AT_ONCE);
+    while let Some(segment) = reads.try_next().await? {
+        progress.add(segment.map_or(0, |bytes| bytes.len() as u64));
+    }
+    progress.finish();
+    Ok(())
+}
+
+/// Starts the server, waits until it stands at the target, and ends as `--action` asks.
+///
+/// # Errors
+/// When it ends or stops elsewhere.
+pub async fn start(
+    args: &RestoreArgs,
+    prepared: &Prepared,
+    plan: &Plan,
+    source: SegmentSource,
+    mut phases: Phases,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let prefetcher = match Prefetcher::start(source, prepared.place.state.clone(), prepared.owner.ids()) {
+        Ok(prefetcher) => Some(prefetcher),
+        Err(error) => {
+            // wal-get fetches by itself then.
+            tracing::warn!(error = format!("{error:#}"), "the log is not fetched ahead");
+            None
+        }
+    };
+    let mut server = RestoredServer::start(launch(prepared)?)?;
+    let (stood, started) = wait_for_target(&mut server, plan).await?;
+    phases.start = Some(started.duration_since(begun));
+    phases.replay = Some(started.elapsed());
+
+    let begun = Instant::now();
+    check_end(plan, &stood, prepared.facts.server.wal_segment_size)?;
+    let state = match args.action {
+        Action::Pause => "paused",
+        Action::Promote => {
+            server.promote(FINISH_TIMEOUT).await?;
+            "promoted"
+        }
+        Action::Shutdown => "shut down",
+    };
+    let running = if args.action == Action::Shutdown {
+        server.shut_down(FINISH_TIMEOUT).await?;
+        // A later start shall do as was asked, too.
+        recovery_settings(prepared, plan, TargetAction::Shutdown)?.write(&prepared.place.data)?;
+        None
+    } else {
+        let left = server.leave_running();
+        Some(Running {
+            socket: left.socket_directory,
+            port: left.port,
+            pid: left.pid,
+        })
+    };
+    drop(prefetcher);
+    phases.checks = Some(begun.elapsed());
+    let stopped_at = StoppedAt {
+        lsn: stood.replayed.unwrap_or_default(),
+        commit_time: plan.last_commit.map(|commit| commit.time),
+        xid: plan.last_commit.map(|commit| commit.xid),
+        timeline: plan.timeline,
+    };
+    Summary::started(&prepared.place, plan, &phases, state, stopped_at, running).print(args.json)
+}
+
+fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
+    let data = prepared.place.data.clone();
+    let (control, _) = ControlFile::read(&data)?;
+    let requirements = prepared.facts.server.requirements.max(control.requirements);
+    let programs = prepared.programs.clone().ok_or_else(|| {
+        Failure::usage("no server programs were found").hint("name their directory with --pg-bin")
+    })?;
+    Ok(ServerLaunch {
+        programs,
+        config: PrivateConfig::new(
+            private_directory(prepared)?,
+            PORT,
+            requirements,
+            control.wal_segment_size,
+        ),
+        data_directory: data,
+        user: prepared.facts.server.bootstrap_superuser.clone(),
+        database: "template1".to_owned(),
+    })
+}
+
+/// Beside the state; under a short path where the name of the socket would be too long.
+fn private_directory(prepared: &Prepared) -> anyhow::Result<PathBuf> {
+    let beside = prepared.place.state.path().join("server");
+    if beside.as_os_str().len() <= SOCKET_DIR_LEN_MAX {
+        return Ok(beside);
+    }
+    let short = std::env::temp_dir().join(format!("tidemark-restore-{}", std::process::id()));
+    super::place::make_private(&short)?;
+    prepared.owner.give(&short)?;
+    Ok(short)
+}
+
+/// Waits until the server pauses at the target; returns where it stands, and when it could first be asked.
+async fn wait_for_target(
+    server: &mut RestoredServer,
+    plan: &Plan,
+) -> anyhow::Result<(ReplayProgress, Instant)> {
+    let progress = Progress::new("replay", plan.log_bytes());
+    let mut started = None;
+    loop {
+        let stood = match server.state().await? {
+            ServerState::Starting => None,
+            ServerState::Recovering(replay) => Some(replay),
+            ServerState::Promoted(replay) => {
+                let at = replay
+                    .replayed
+                    .map_or("nowhere".to_owned(), |lsn| lsn.to_string());
+                let message = format!(
+                    "the server opened for writes by itself, at {at}: recovery ended before its target"
+                );
+                return Err(Failure::new(ErrorClass::CheckFailed, message).into());
+            }
+            ServerState::Ended(status) => {
+                let message = format!("the server ended before its target was reached ({status})");
+                return Err(Failure::new(ErrorClass::CheckFailed, message).into());
+            }
+        };
+        if let Some(replay) = stood {
+            let started = *started.get_or_insert_with(Instant::now);
+            let done = replay.replayed.map_or(0, |lsn| lsn.bytes_since(plan.log.begin));
+            let time = replay
+                .last_commit
+                .map_or(String::new(), |time| format!("log time {time}"));
+            progress.set(done, &time);
+            if replay.paused {
+                progress.finish();
+                return Ok((replay, started));
+            }
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Compares where the server stands with the plan.
+fn check_end(plan: &Plan, stood: &ReplayProgress, segment_size: u64) -> anyhow::Result<()> {
+    let replayed = stood.replayed.unwrap_or_default();
+    let is_planned = match plan.recovery {
+        RecoveryTarget::After(record) => {
+            replayed == record.end || replayed == after_switch(record.end, segment_size)
+        }
+        RecoveryTarget::Consistency => plan.base.end.lsn <= replayed && replayed <= plan.log.end,
+    };
+    if is_planned {
+        return Ok(());
+    }
+    let expected = match plan.recovery {
+        RecoveryTarget::After(record) => format!("at {}", record.end),
+        RecoveryTarget::Consistency => format!("between {} and {}", plan.base.end.lsn, plan.log.end),
+    };
+    let message = format!("the server stands at {replayed}, and the plan ends {expected}");
+    Err(Failure::new(ErrorClass::CheckFailed, message).into())
+}
+
+/// Where the server says it is after a segment switch: at the end of the segment.
+fn after_switch(end: Lsn, segment_size: u64) -> Lsn {
+    let last = Lsn(end.0.saturating_sub(1));
+    WalSegmentSize::try_from(segment_size).map_or(end, |size| size.end_of(size.segment_of(last)))
+}
