@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use tidemark_repository::base::list_backups;
 use tidemark_repository::log::{Run, coverage};
-use tidemark_repository::{Archive, Repository, lease};
+use tidemark_repository::{Archive, Branch, LogPosition, Repository, lease};
 use tidemark_types::{ErrorClass, TimelineHistory, TimelineId, WalSegmentSize};
 
 use crate::exit::Failure;
-use crate::plan::{Base, Listed, StoredLens};
-use crate::positions::{branch_of, position_of, timeline_of};
+use crate::plan::{Base, Listed, SetAside, StoredLens};
+use crate::positions::{branch_of, lsn_of, position_of, timeline_of};
+
+/// A position on a branch. A position on a later branch is a later one.
+type Place = (Branch, LogPosition);
 
 /// How much of the log to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,7 @@ pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) ->
         segment_size: size,
         runs: BTreeMap::new(),
         stored: BTreeMap::new(),
+        set_aside: Vec::new(),
         histories: BTreeMap::new(),
         unreadable_bases: Vec::new(),
         gaps: archive.gaps().await.context("list the recorded gaps")?,
@@ -100,15 +104,29 @@ pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) ->
         list.stored_lens = Vec::new();
         // Joining a million names takes a moment of CPU.
         let runs = tokio::task::spawn_blocking(move || coverage(&mut list.slices)).await?;
-        let runs = usable(runs, timeline, &listed.bases, size);
+        let place = covered.map(|covered| (covered.branch, covered.position));
+        let (runs, aside) = set_aside(runs, timeline, &listed.bases, place, size);
         listed.runs.insert(timeline, runs);
+        listed.set_aside.extend(aside.iter().map(|run| SetAside {
+            timeline,
+            begin: lsn_of(run.begin.position, size),
+            end: lsn_of(run.end.position, size),
+        }));
     }
     Ok(listed)
 }
 
-/// Without the stretches that nothing leads to: what a killed writer stored past a slice that it had not stored yet.
-/// They would pass for log behind a gap, and the true end of the log for something that is not the latest.
-fn usable(runs: Vec<Run>, timeline: TimelineId, bases: &[Base], size: WalSegmentSize) -> Vec<Run> {
+/// Parts the runs of one timeline into those that count and those that nothing leads to: what a killed writer stored
+/// past a slice that it had not stored yet. Those would pass for log behind a gap, and the true end of the log for
+/// something that is not the latest. A hole before `covered` is no such thing: a writer went on behind it, so what is
+/// missing there is lost.
+fn set_aside(
+    runs: Vec<Run>,
+    timeline: TimelineId,
+    bases: &[Base],
+    covered: Option<Place>,
+    size: WalSegmentSize,
+) -> (Vec<Run>, Vec<Run>) {
     let has_base = |run: &Run| {
         let mut begins = bases
             .iter()
@@ -116,11 +134,12 @@ fn usable(runs: Vec<Run>, timeline: TimelineId, bases: &[Base], size: WalSegment
             .map(|base| base.begin.lsn);
         begins.any(|begin| run.contains(position_of(begin, size)))
     };
-    let mut is_first = true;
-    let usable = runs
-        .into_iter()
-        .filter(|run| std::mem::take(&mut is_first) || run.is_anchored() || has_base(run));
-    usable.collect()
+    let mut before = None;
+    runs.into_iter().partition(|run| {
+        let hole = before.replace((branch_of(timeline), run.end.position));
+        let is_lost = |hole: Place| covered.is_some_and(|covered| hole < covered);
+        hole.is_none_or(is_lost) || run.is_anchored() || has_base(run)
+    })
 }
 
 /// The first file of `timeline` that any base backup needs; all of them for timelines that begin later.

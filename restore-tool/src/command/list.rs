@@ -6,7 +6,7 @@ use tidemark_types::{ByteSize, Generation, Lsn, ServerName, TimelineId, Timestam
 
 use crate::catalog::{self, Extent, segment_size};
 use crate::cli::ListArgs;
-use crate::plan::{Base, DeadEnd, Hole, Known, Listed, Search, holes};
+use crate::plan::{Base, DeadEnd, Hole, Known, Listed, Search, SetAside, holes};
 use crate::positions::lsn_of;
 
 /// One generation of a server.
@@ -25,6 +25,8 @@ struct Shown {
     recorded_gaps: Vec<GapRecord>,
     /// Log that no timeline goes on from.
     dead_ends: Vec<DeadEnd>,
+    /// Log that nothing leads to.
+    set_aside: Vec<SetAside>,
     base_backups: Vec<Base>,
     unreadable_base_backups: Vec<(String, String)>,
     writer: Option<Writer>,
@@ -136,6 +138,7 @@ async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Show
             .as_ref()
             .map(|history| listed.dead_ends(history))
             .unwrap_or_default(),
+        set_aside: listed.set_aside.clone(),
         writer: listed.lease.as_ref().map(|lease| Writer {
             host: lease.host.clone(),
             number: lease.number,
@@ -296,6 +299,15 @@ fn render_losses(shown: &Shown, lines: &mut Lines) {
         lines.add(
             "left behind",
             format!("timeline {} from {} to {}", left.timeline, left.begin, left.end),
+        );
+    }
+    for aside in &shown.set_aside {
+        lines.add(
+            "set aside",
+            format!(
+                "timeline {} from {} to {}: nothing leads there",
+                aside.timeline, aside.begin, aside.end
+            ),
         );
     }
 }

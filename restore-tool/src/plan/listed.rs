@@ -25,6 +25,8 @@ pub struct Listed {
     pub segment_size: WalSegmentSize,
     /// What is stored of each timeline's log.
     pub runs: BTreeMap<TimelineId, Vec<Run>>,
+    /// Log that nothing leads to, left out of `runs`.
+    pub set_aside: Vec<SetAside>,
     /// Stored lengths of slices.
     pub stored: BTreeMap<TimelineId, StoredLens>,
     /// The history files that are stored.
@@ -134,6 +136,18 @@ impl DeadEnd {
             has_commits,
         }
     }
+}
+
+/// Log behind a hole that no writer is known to have gone past: one that was killed had stored this before what belongs
+/// in the hole, and never acknowledged it. (Or, since the lease was last written, an object was lost.)
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SetAside {
+    /// The timeline it is on.
+    pub timeline: TimelineId,
+    /// Where it begins.
+    pub begin: Lsn,
+    /// Where it ends.
+    pub end: Lsn,
 }
 
 /// Stored lengths of a branch's slices, found by their range. Small: a million take 24 MB.

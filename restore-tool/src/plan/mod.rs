@@ -19,7 +19,7 @@ use tidemark_types::{Generation, Lsn, ServerName, TimelineHistory, TimelineId};
 pub use base::{Base, RecoveryTarget};
 pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
 pub use line::{Line, LineSlice, slices_of};
-pub use listed::{DeadEnd, Listed, StoredLens};
+pub use listed::{DeadEnd, Listed, SetAside, StoredLens};
 pub use resolve::{Pending, Search, Stop, Unreachable};
 pub use target::{Pick, Request, Target};
 pub use text::render;
@@ -55,6 +55,8 @@ pub struct Plan {
     pub fetch_bytes: u64,
     /// Log past forks of the chosen timeline: not part of this restore.
     pub dead_ends: Vec<DeadEnd>,
+    /// Log that nothing leads to: not part of any restore.
+    pub set_aside: Vec<SetAside>,
     /// Holes in the log of the chosen timeline, none of which this restore meets.
     pub gaps: Vec<Hole>,
 }
@@ -163,6 +165,7 @@ pub fn plan(
         log,
         fetch_bytes: base.stored_bytes.saturating_add(log.stored_bytes),
         dead_ends: listed.dead_ends(history),
+        set_aside: listed.set_aside.clone(),
         gaps: holes(lines),
     })
 }

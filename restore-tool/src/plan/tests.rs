@@ -207,6 +207,7 @@ impl World {
                 .map(|history| (history.timeline, history.clone()))
                 .collect(),
             bases: self.bases.clone(),
+            set_aside: Vec::new(),
             unreadable_bases: Vec::new(),
             lease,
             gaps: Vec::new(),

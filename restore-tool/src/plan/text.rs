@@ -38,6 +38,16 @@ pub fn render(plan: &Plan) -> String {
             ),
         ));
     }
+    for aside in &plan.set_aside {
+        lines.push((
+            "set aside",
+            format!(
+                "timeline {} from {} to {}: nothing leads there; stored out of order by an agent that was killed, and never \
+                 acknowledged (or an object before it was lost)",
+                aside.timeline, aside.begin, aside.end
+            ),
+        ));
+    }
     for gap in &plan.gaps {
         lines.push((
             "gap elsewhere",
