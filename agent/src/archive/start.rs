@@ -162,6 +162,13 @@ pub fn begin_segment(timeline: TimelineId, lsn: Lsn, size: WalSegmentSize) -> St
     }
 }
 
+/// Whether receiving again from the end of `slice` on compares what only this server can have written. Where a file or a
+/// record goes on, it does; where neither does, there may be nothing but the zeros behind a segment switch, which every
+/// server writes alike, and no decoder can begin there.
+fn tells_the_writer(slice: &SliceKey) -> bool {
+    slice.back > 0 || slice.end_position().offset == 0
+}
+
 fn resume_in(
     run: &Run,
     slices: &[SliceKey],
@@ -175,11 +182,11 @@ fn resume_in(
     let seed = run
         .path
         .iter()
+        .filter(|slice| tells_the_writer(slice))
         .map(|slice| ChainPoint {
-            position: slice.begin_position(),
-            hash: slice.begin_hash,
+            position: slice.end_position(),
+            hash: slice.end_hash,
         })
-        .chain([run.end])
         .filter(|point| point.position <= wanted && point.position == point.position.grain_start())
         .max()
         .unwrap_or(run.begin);
@@ -311,6 +318,32 @@ mod tests {
                 offset: 3000
             }
         );
+    }
+
+    #[test]
+    fn what_may_be_padding_behind_a_segment_switch_is_not_begun_in() {
+        let size = WalSegmentSize::try_from(64 * MIB).unwrap();
+        let start_after = |backs: &[u64]| {
+            let mut assembler = SliceAssembler::new(ChainKey([1; 32]), Resume::origin(2));
+            let mut stored = Vec::new();
+            for back in backs {
+                assembler.push(&vec![0; 16 << 20]).unwrap();
+                stored.extend(assembler.cut(*back, false).into_iter().map(|draft| draft.key));
+            }
+            let start = continue_from(Branch(1), &mut stored, &history(1, &[]), size, Overlap::Compared);
+            start.unwrap().lsn.0 / MIB
+        };
+        assert_eq!(
+            start_after(&[100, 100, 100]),
+            128 + 32,
+            "a record reaches over each border"
+        );
+        assert_eq!(
+            start_after(&[100, 0, 0]),
+            128 + 16,
+            "a switch in the second grain"
+        );
+        assert_eq!(start_after(&[0, 0, 0]), 128, "a switch in the first grain");
     }
 
     #[test]

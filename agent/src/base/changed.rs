@@ -287,6 +287,9 @@ impl Parser {
             while let Some(record) = self.decoder.next(&mut input)? {
                 self.changed.add_record(&record)?;
             }
+            if let Some(at) = self.decoder.end_of_log() {
+                anyhow::bail!("the stored log holds zeros from {at} on where a record was due");
+            }
         }
         Ok((verifier, self))
     }

@@ -33,7 +33,9 @@ use super::version::WalVersion;
 /// [`end_of_log`](WalDecoder::end_of_log) tells the position. A server streams no such bytes, so there it means damage.
 /// A recycled segment file holds older pages past its end instead of zeros: these show as an error.
 ///
-/// **Segment switch.** What follows `XLOG_SWITCH` in its segment is passed over unread.
+/// **Segment switch.** What follows `XLOG_SWITCH` in its segment is passed over unread. Who joins behind one, within a
+/// segment, meets zeros first, headers of pages included (`CopyXLogRecordToWAL` in `xlog.c`): they are passed over up to
+/// the segment's end, and anything else among them is an error.
 ///
 /// **A record given up.** After a crash in the midst of a record the server overwrites its continuation
 /// (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`): the unfinished record is dropped and decoding goes on.
@@ -71,6 +73,8 @@ enum State {
     RecordRest,
     /// Nothing of interest comes before this position.
     Skip(Lsn),
+    /// Joined in zeros at this position: what follows a segment switch.
+    Padding(Lsn),
     /// Nothing but zeros since this position.
     EndOfLog(Lsn),
     /// Lost by this error; to be found again at this position.
@@ -124,6 +128,7 @@ impl WalDecoder {
                 State::Record => self.record(input),
                 State::RecordRest => self.record_rest(input),
                 State::Skip(until) => Ok(self.skip(*until, input)),
+                State::Padding(from) => self.padding(*from, input),
             };
             match step? {
                 Step::Continue => {}
@@ -141,7 +146,7 @@ impl WalDecoder {
         let resume = match self.state {
             State::Lost(_, resume) => resume,
             State::EndOfLog(_) => self.next_page(),
-            State::Page | State::Record | State::RecordRest | State::Skip(_) => return,
+            State::Page | State::Record | State::RecordRest | State::Skip(_) | State::Padding(_) => return,
         };
         self.previous = None;
         self.state = State::Skip(resume);
@@ -194,6 +199,33 @@ impl WalDecoder {
         Step::Continue
     }
 
+    /// Zeros begin here, where a page or a record was due.
+    fn zeros_from(&mut self, at: Lsn) {
+        let is_padding = self.is_joining() && self.segment_size.offset_of(at) != 0;
+        self.state = if is_padding {
+            State::Padding(at)
+        } else {
+            State::EndOfLog(at)
+        };
+    }
+
+    fn padding(&mut self, from: Lsn, input: &mut &[u8]) -> Result<Step<'static>, WalError> {
+        let segment = self.segment_size.segment_of(from);
+        let end = self.segment_size.end_of(segment);
+        let rest = usize::try_from(end.bytes_since(self.at)).unwrap_or(usize::MAX);
+        let zeros = input.iter().take(rest).take_while(|byte| **byte == 0).count();
+        self.consume(input, zeros);
+        if self.at == end {
+            self.whole = Some(end);
+            self.state = State::Page;
+        } else if input.is_empty() {
+            return Ok(Step::Starved);
+        } else {
+            return self.lost(WalError::RecordLength { at: from, length: 0 }, self.next_page());
+        }
+        Ok(Step::Continue)
+    }
+
     /// What comes next where neither a record nor a gap is under way.
     fn state_after_record(&self) -> State {
         if self.at.0.is_multiple_of(PAGE_BYTES) {
@@ -228,7 +260,7 @@ impl WalDecoder {
         let header = whole.get(..length).unwrap_or(&whole);
         if header.iter().all(|&byte| byte == 0) {
             self.assembly.finish();
-            self.state = State::EndOfLog(page);
+            self.zeros_from(page);
             return Ok(Step::Continue);
         }
         // Not after an error: a damaged timeline must not make strangers of all pages after it.
@@ -287,7 +319,7 @@ impl WalDecoder {
         let page_rest = page_end(begin).bytes_since(begin);
         if let Some(length) = input.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes)) {
             if length == 0 {
-                self.state = State::EndOfLog(begin);
+                self.zeros_from(begin);
                 return Ok(Step::Continue);
             }
             self.check_length(begin, length)?;
@@ -340,7 +372,7 @@ impl WalDecoder {
                 let length = self.assembly.length_field().unwrap_or(0);
                 if length == 0 {
                     self.assembly.finish();
-                    self.state = State::EndOfLog(begin);
+                    self.zeros_from(begin);
                     return Ok(Step::Continue);
                 }
                 self.check_length(begin, length)?;

@@ -10,7 +10,10 @@ use tidemark_testkit::{
     Daemon, PgVersion, PostgresServer, Scratch, StopMode, TestRepository, Workload, wait_for,
 };
 
-use crate::protected::{PATIENCE, agent_for, export, wait_until_durable, wait_until_streaming};
+use crate::protected::{
+    PATIENCE, agent_for, durable, export, restore, take_backup, wait_for_agent, wait_for_base_backup,
+    wait_until_durable, wait_until_streaming,
+};
 
 const SLOT: &str = "receivewal";
 
@@ -112,4 +115,30 @@ fn segments_of_16_mib_are_what_pg_receivewal_writes() {
 #[test]
 fn segments_of_64_mib_are_what_pg_receivewal_writes() {
     assert_stored_equals_received(PgVersion::V18, 64, 5);
+}
+
+/// A segment of several grains that was switched early ends in grains of zeros, where nothing tells the servers apart.
+#[test]
+fn an_agent_goes_on_behind_a_segment_switch() {
+    let version = PgVersion::V17;
+    let server = PostgresServer::builder(version).wal_segment_mib(64).start();
+    server.psql("CREATE TABLE filler (t text)");
+    let repository = TestRepository::file();
+    let agent = agent_for(&repository, &server, "").start();
+    wait_for_base_backup(&agent);
+    fill(&server, 1);
+    server.psql("SELECT pg_switch_wal()");
+    let segment_end = server.psql("SELECT ((pg_current_wal_lsn() - '0/0')::bigint >> 26) << 26");
+    let segment_end: u64 = segment_end.parse().expect("a position");
+    wait_for_agent(&agent, "the switched segment", || durable(&agent) >= segment_end);
+    agent.kill9();
+    fill(&server, 1);
+    agent.start();
+    wait_until_durable(&agent, &server);
+    assert!(!agent.log_text().contains("damaged"), "{}", agent.log_text());
+    // Reads the log since the full one, from where the agent began again.
+    take_backup(&agent, &[]);
+    agent.terminate(PATIENCE);
+    let restored = restore(&repository, version).args(["--target-latest"]).start();
+    assert_eq!(restored.psql("SELECT count(*) FROM filler"), "2048");
 }

@@ -154,6 +154,42 @@ fn a_segment_switch_passes_over_the_rest_of_its_segment() {
 }
 
 #[test]
+fn who_joins_behind_a_segment_switch_passes_over_its_padding() {
+    let mut writer = Writer::new(WalVersion::V15);
+    writer.fill_page(16);
+    // It reaches over the page's end.
+    writer.record(0, 0x40, &[]);
+    writer.zeros_to(1 << 20);
+    let next = writer.filler(100);
+    for from in [8192, 3 * 8192] {
+        for portion in [7, 8192, writer.bytes.len()] {
+            let mut decoder = WalDecoder::new(Lsn(writer.start.0 + from as u64), small());
+            let mut begins = Vec::new();
+            for mut input in writer.bytes[from..].chunks(portion) {
+                while let Some(record) = decoder.next(&mut input).unwrap() {
+                    begins.push(record.begin);
+                }
+            }
+            assert_eq!((begins, decoder.end_of_log()), (vec![next], None));
+        }
+    }
+}
+
+#[test]
+fn padding_holds_nothing_but_zeros() {
+    let mut writer = Writer::new(WalVersion::V15);
+    writer.filler(100);
+    writer.record(0, 0x40, &[]);
+    writer.zeros_to(1 << 20);
+    writer.bytes[5 * 8192 + 50] = 1;
+    let from = 2 * 8192;
+    let mut decoder = WalDecoder::new(Lsn(writer.start.0 + from as u64), small());
+    let error = decoder.next(&mut &writer.bytes[from..]).unwrap_err();
+    assert_eq!(error.position(), Lsn(writer.start.0 + from as u64));
+    assert_eq!(decoder.position(), Lsn(writer.start.0 + 5 * 8192 + 50));
+}
+
+#[test]
 fn zeros_are_the_end_of_the_log() {
     for left in [0, 8, 1000] {
         let mut writer = Writer::new(WalVersion::V17);
