@@ -19,13 +19,24 @@ use crate::user::ServerUser;
 use crate::wait::wait_for;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What fills a small disk at first.
+const BALLAST: &str = "ballast";
+const SMALL_DISK_MIB: u32 = 256;
 
 /// What an agent shall be told; see [`Agent::builder`].
 #[derive(Debug)]
 pub struct AgentBuilder {
     configuration: String,
     environment: Vec<(String, String)>,
+    small_disk: Option<SmallDisk>,
     port: Port,
+}
+
+/// A file system of its own for a file repository, seen by one agent alone.
+#[derive(Debug)]
+struct SmallDisk {
+    directory: PathBuf,
+    mib: u32,
 }
 
 impl AgentBuilder {
@@ -40,6 +51,14 @@ impl AgentBuilder {
     /// A variable for the agent's environment.
     pub fn env(mut self, name: &str, value: &str) -> AgentBuilder {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives `run` a disk for the file repository, empty at each start, with room for `mib` MiB until
+    /// [`Agent::free_small_disk`]. Others see what is on it only by [`Agent::copy_small_disk`].
+    pub fn small_disk(mut self, repository: &TestRepository, mib: u32) -> AgentBuilder {
+        let directory = repository.directory().to_owned();
+        self.small_disk = Some(SmallDisk { directory, mib });
         self
     }
 
@@ -58,6 +77,7 @@ impl AgentBuilder {
         Agent {
             config,
             environment: self.environment,
+            small_disk: self.small_disk,
             port: self.port,
             process: Mutex::new(None),
             scratch,
@@ -70,6 +90,7 @@ impl AgentBuilder {
 pub struct Agent {
     config: PathBuf,
     environment: Vec<(String, String)>,
+    small_disk: Option<SmallDisk>,
     port: Port,
     /// Before the scratch: the agent is ended before its files go.
     process: Mutex<Option<Daemon>>,
@@ -87,6 +108,7 @@ impl Agent {
                 port.address()
             ),
             environment: repository.environment().to_vec(),
+            small_disk: None,
             port,
         }
     }
@@ -114,7 +136,10 @@ impl Agent {
     #[track_caller]
     pub fn launch(&self) {
         assert!(!self.is_running(), "the agent runs already");
-        let mut command = self.command("run");
+        let mut command = match &self.small_disk {
+            Some(disk) => disk.around(&self.command("run")),
+            None => self.command("run"),
+        };
         *self.process() = Some(Daemon::spawn("tidemark-agent", &mut command, &self.log_path()));
     }
 
@@ -170,6 +195,29 @@ impl Agent {
         command
     }
 
+    /// Frees room on the small disk, as an administrator would.
+    #[track_caller]
+    pub fn free_small_disk(&self) {
+        let mut command = ServerUser::current().command("rm");
+        run(command.arg(self.small_disk_root().join(BALLAST))).expect_success();
+    }
+
+    /// Copies what is on the small disk to where the repository lies for everybody else.
+    #[track_caller]
+    pub fn copy_small_disk(&self) {
+        let disk = self.small_disk.as_ref().expect("the agent has a small disk");
+        let mut command = ServerUser::current().command("cp");
+        let from = self.small_disk_root().join(".");
+        run(command.arg("-r").arg(from).arg(&disk.directory)).expect_success();
+    }
+
+    /// The small disk as it is seen from outside its namespace.
+    fn small_disk_root(&self) -> PathBuf {
+        let disk = self.small_disk.as_ref().expect("the agent has a small disk");
+        let pid = self.pid().expect("the agent runs");
+        PathBuf::from(format!("/proc/{pid}/root{}", disk.directory.display()))
+    }
+
     /// What `/healthz` says.
     pub fn health(&self) -> io::Result<HttpResponse> {
         http_get(self.port.address(), "/healthz")
@@ -197,5 +245,27 @@ impl Agent {
         self.process
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl SmallDisk {
+    /// `command` in a mount namespace of its own, with the disk in place; no privilege is needed.
+    fn around(&self, command: &Command) -> Command {
+        let ballast = SMALL_DISK_MIB - self.mib;
+        let script = format!(
+            "mount -t tmpfs -o size={SMALL_DISK_MIB}m tmpfs \"$0\" && fallocate -l {ballast}m \"$0/{BALLAST}\" && exec \"$@\""
+        );
+        let mut wrapped = ServerUser::current().command("unshare");
+        wrapped
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .arg(&self.directory)
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                wrapped.env(name, value);
+            }
+        }
+        wrapped
     }
 }

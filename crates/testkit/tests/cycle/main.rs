@@ -5,6 +5,7 @@ mod crashes;
 mod divergence;
 mod gap;
 mod incremental;
+mod limits;
 mod matrix;
 mod outage;
 mod protected;
