@@ -12,6 +12,7 @@ mod exit;
 mod health;
 mod init;
 mod lag;
+mod memory;
 mod metrics;
 mod schedule;
 mod state;
@@ -27,6 +28,7 @@ use crate::config::Settings;
 use crate::telemetry::LogOptions;
 
 fn main() -> std::process::ExitCode {
+    memory::give_back_early();
     let Cli { log, command } = Cli::parse();
     let code = match command {
         Command::Run(RunArgs { config, take_over }) => {

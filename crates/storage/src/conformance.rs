@@ -393,6 +393,25 @@ async fn folding(storage: &dyn Storage) {
         ["a", "a-b"],
         "{url}: an emptied folder is gone"
     );
+    // Told in one pass or not at all.
+    let mut seen = BTreeSet::new();
+    let visited = storage.visit_folder("s/", &mut |name, size| {
+        seen.insert((name.to_owned(), size));
+    });
+    if let Some(visited) = visited {
+        visited.expect("visit a folder");
+        let listed = storage.list("s/", None).await.expect("list");
+        let direct = listed
+            .objects
+            .iter()
+            .map(|object| (object.key.as_str(), object.size));
+        let direct = direct.filter_map(|(key, size)| Some((key.strip_prefix("s/")?, size)));
+        let direct = direct.filter(|(name, _)| !name.contains('/'));
+        assert_eq!(seen, direct.map(|(name, size)| (name.to_owned(), size)).collect());
+        let mut nothing = true;
+        let missing = storage.visit_folder("missing/", &mut |_, _| nothing = false);
+        assert!(missing.is_some_and(|missing| missing.is_ok()) && nothing);
+    }
 }
 
 async fn deleting(storage: &dyn Storage) {

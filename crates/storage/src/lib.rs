@@ -133,6 +133,17 @@ pub trait Storage: Send + Sync + Debug {
     /// come after `start_after`, in the order of their keys' bytes.
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<ListPage, StorageError>;
 
+    /// Shows `each` the name and the size of every object directly in `folder` (which ends in `/`), in no order and in one
+    /// pass: for a store that reads a folder as a whole even for one page of it. `None` of all others. Blocks the thread.
+    fn visit_folder(
+        &self,
+        folder: &str,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Option<Result<(), StorageError>> {
+        let _ = (folder, each);
+        None
+    }
+
     /// The names directly below the folder `prefix` (empty, or ending in `/`) that have something below them, sorted.
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
@@ -173,6 +184,14 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<ListPage, StorageError> {
         S::list(self, prefix, start_after).await
+    }
+
+    fn visit_folder(
+        &self,
+        folder: &str,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Option<Result<(), StorageError>> {
+        S::visit_folder(self, folder, each)
     }
 
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StorageError> {

@@ -224,6 +224,17 @@ impl<S: Storage> Storage for Metered<S> {
         self.metrics.measure(Operation::List, list).await
     }
 
+    fn visit_folder(
+        &self,
+        folder: &str,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Option<Result<(), StorageError>> {
+        let begin = Instant::now();
+        let visited = self.inner.visit_folder(folder, each)?;
+        self.metrics.attempted(Operation::List, begin.elapsed(), &visited);
+        Some(visited)
+    }
+
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         self.metrics
             .measure(Operation::List, self.inner.folders(prefix))

@@ -221,6 +221,15 @@ impl<S: Storage> Storage for Retrying<S> {
             .await
     }
 
+    /// Tried once: what was shown cannot be taken back, and a directory of this machine seldom fails for a moment.
+    fn visit_folder(
+        &self,
+        folder: &str,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Option<Result<(), StorageError>> {
+        self.inner.visit_folder(folder, each)
+    }
+
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let task = self.task(Operation::List, prefix);
         self.retrier.run(task, || self.inner.folders(prefix)).await

@@ -4,8 +4,6 @@
 //! meet, so that two writers whose logs diverged are never spliced. What can be reached from one start is a [`Run`];
 //! a hole between runs is a gap.
 
-use std::collections::HashMap;
-
 use super::{ChainHash, LogPosition, SliceKey};
 
 /// A point of the chain: where, and the hash there.
@@ -79,15 +77,45 @@ fn end_of(slice: &SliceKey) -> ChainPoint {
 }
 
 /// What is known of a point while slices are joined.
+#[derive(Debug, Clone, Copy, Default)]
 struct Node {
-    /// The begin of the run it belongs to.
-    run: usize,
+    /// The begin of the run it belongs to; `None` before any slice has led here, or begun here.
+    run: Option<u32>,
     /// Fewest slices from there to here.
     hops: u32,
     /// The last of those slices.
-    last: Option<usize>,
+    last: Option<u32>,
     /// Whether a slice leads on from here.
     leads_on: bool,
+}
+
+/// The points at which slices begin and end, sorted, with what is known of each: a million take 40 MB.
+struct Nodes {
+    points: Vec<ChainPoint>,
+    nodes: Vec<Node>,
+}
+
+impl Nodes {
+    /// `slices` are sorted by their begins.
+    fn of(slices: &[SliceKey]) -> Nodes {
+        let mut points: Vec<ChainPoint> = Vec::with_capacity(slices.len() + 1);
+        points.extend(slices.iter().map(begin_of));
+        points.sort_unstable();
+        points.dedup();
+        // Most ends are begins of other slices.
+        let mut ends: Vec<ChainPoint> = slices.iter().map(end_of).collect();
+        ends.retain(|end| points.binary_search(end).is_err());
+        points.append(&mut ends);
+        points.sort_unstable();
+        points.dedup();
+        let nodes = vec![Node::default(); points.len()];
+        Nodes { points, nodes }
+    }
+
+    fn index_of(&self, point: ChainPoint) -> usize {
+        // Every point that is asked for is an end of a slice that the nodes were made of.
+        self.points.partition_point(|other| *other < point)
+    }
 }
 
 /// Joins the slices of one branch to runs, in order of their begins.
@@ -100,8 +128,11 @@ pub fn coverage(slices: &mut [SliceKey]) -> Vec<Run> {
     let (nodes, origins) = join(slices);
     let mut ends: Vec<Option<ChainPoint>> = vec![None; origins.len()];
     let mut leaves: Vec<Vec<ChainPoint>> = vec![Vec::new(); origins.len()];
-    for (point, node) in nodes.iter().filter(|(_, node)| !node.leads_on) {
-        let run = find(&origins, node.run);
+    for (point, node) in nodes.points.iter().zip(&nodes.nodes) {
+        let Some(run) = node.run.filter(|_| !node.leads_on) else {
+            continue;
+        };
+        let run = find(&origins, run);
         leaves[run].push(*point);
         ends[run] = ends[run].max(Some(*point));
     }
@@ -117,7 +148,7 @@ pub fn coverage(slices: &mut [SliceKey]) -> Vec<Run> {
             .filter(|leaf| *leaf != end)
             .collect();
         claims.extend(origins.iter().enumerate().filter_map(|(other, joined)| {
-            (other != index && find(&origins, other) == index).then_some(joined.point)
+            (other != index && find(&origins, short(other)) == index).then_some(joined.point)
         }));
         // The path may start at another origin that was joined to this one; what it does not pass is a claim.
         let begin = path.first().map_or(end, begin_of);
@@ -151,7 +182,8 @@ struct Origin {
     joined: usize,
 }
 
-fn find(origins: &[Origin], mut run: usize) -> usize {
+fn find(origins: &[Origin], run: u32) -> usize {
+    let mut run = run as usize;
     while origins[run].joined != run {
         run = origins[run].joined;
     }
@@ -159,60 +191,56 @@ fn find(origins: &[Origin], mut run: usize) -> usize {
 }
 
 /// Walks over the edges in order of their begins: every way to a point is known before it is left.
-fn join(slices: &[SliceKey]) -> (HashMap<ChainPoint, Node>, Vec<Origin>) {
-    let mut nodes: HashMap<ChainPoint, Node> = HashMap::with_capacity(slices.len() + 1);
+fn join(slices: &[SliceKey]) -> (Nodes, Vec<Origin>) {
+    let mut nodes = Nodes::of(slices);
     let mut origins: Vec<Origin> = Vec::new();
     for (index, slice) in slices.iter().enumerate() {
-        let from = nodes.entry(begin_of(slice)).or_insert_with(|| {
+        let from = nodes.index_of(begin_of(slice));
+        let from = &mut nodes.nodes[from];
+        let begun = *from.run.get_or_insert_with(|| {
+            let number = origins.len();
             origins.push(Origin {
                 point: begin_of(slice),
-                joined: origins.len(),
+                joined: number,
             });
-            Node {
-                run: origins.len() - 1,
-                hops: 0,
-                last: None,
-                leads_on: false,
-            }
+            short(number)
         });
         from.leads_on = true;
-        let (run, hops) = (find(&origins, from.run), from.hops + 1);
-        match nodes.entry(end_of(slice)) {
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Node {
-                    run,
-                    hops,
-                    last: Some(index),
-                    leads_on: false,
-                });
-            }
-            std::collections::hash_map::Entry::Occupied(mut entry) => {
-                let node = entry.get_mut();
-                let other = find(&origins, node.run);
-                // Origins are numbered in order of position: the run of the earlier one swallows the later.
-                let (keep, swallowed) = (run.min(other), run.max(other));
-                origins[swallowed].joined = keep;
-                let better = run < other || (run == other && hops < node.hops);
-                if better {
-                    *node = Node {
-                        run: keep,
-                        hops,
-                        last: Some(index),
-                        leads_on: node.leads_on,
-                    };
-                }
-            }
+        let (run, hops) = (find(&origins, begun), from.hops + 1);
+        let to = nodes.index_of(end_of(slice));
+        let node = &mut nodes.nodes[to];
+        let other = node.run.map(|other| find(&origins, other));
+        let keep = other.map_or(run, |other| run.min(other));
+        if let Some(other) = other {
+            // Origins are numbered in order of position: the run of the earlier one swallows the later.
+            origins[run.max(other)].joined = keep;
+        }
+        let better = other.is_none_or(|other| run < other || (run == other && hops < node.hops));
+        if better {
+            *node = Node {
+                run: Some(short(keep)),
+                hops,
+                last: Some(short(index)),
+                leads_on: node.leads_on,
+            };
         }
     }
     (nodes, origins)
 }
 
-fn path_to(nodes: &HashMap<ChainPoint, Node>, slices: &[SliceKey], end: ChainPoint) -> Vec<SliceKey> {
-    let mut path = Vec::new();
+/// Numbers of slices and runs take half the room. Four billion names would not fit into memory.
+fn short(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn path_to(nodes: &Nodes, slices: &[SliceKey], end: ChainPoint) -> Vec<SliceKey> {
+    let hops = nodes.nodes[nodes.index_of(end)].hops;
+    let mut path = Vec::with_capacity(hops as usize);
     let mut point = end;
-    while let Some(last) = nodes.get(&point).and_then(|node| node.last) {
-        path.push(slices[last]);
-        point = begin_of(&slices[last]);
+    while let Some(last) = nodes.nodes[nodes.index_of(point)].last {
+        let slice = &slices[last as usize];
+        path.push(*slice);
+        point = begin_of(slice);
     }
     path.reverse();
     path

@@ -1,7 +1,9 @@
 //! Listing the slices of a branch, for readers that want sizes, one file alone, or a great many at once.
 
+use std::sync::Arc;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tidemark_storage::Storage;
+use tidemark_storage::{ObjectMeta, Storage};
 
 use super::SliceKey;
 use crate::RepositoryError;
@@ -13,7 +15,7 @@ const RANGES_AT_ONCE: u64 = 16;
 /// A range is worth a request of its own from so many log files on.
 const FILES_PER_RANGE_MIN: u64 = 64;
 
-/// The slices of a branch as a listing tells them, in order of their names.
+/// The slices of a branch as a listing tells them, in no order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SliceList {
     /// The slices.
@@ -23,6 +25,16 @@ pub struct SliceList {
 }
 
 impl SliceList {
+    fn add(&mut self, name: &str, size: u64) {
+        match name.parse() {
+            Ok(slice) => {
+                self.slices.push(slice);
+                self.stored_lens.push(u32::try_from(size).unwrap_or(u32::MAX));
+            }
+            Err(_) => tracing::warn!(object = name, "this is no slice; left out"),
+        }
+    }
+
     fn append(&mut self, mut later: SliceList) {
         self.slices.append(&mut later.slices);
         self.stored_lens.append(&mut later.stored_lens);
@@ -42,6 +54,9 @@ impl Archive {
         last_file: Option<u64>,
     ) -> Result<SliceList, RepositoryError> {
         let folder = self.layout().branch_folder(branch);
+        if let Some(list) = visit(Arc::clone(self.storage()), folder.clone(), from_file).await? {
+            return Ok(list);
+        }
         let borders = borders(from_file, last_file.unwrap_or(from_file));
         let ends = borders.iter().skip(1).copied().map(Some).chain([None]);
         let ranges = borders
@@ -67,6 +82,26 @@ impl Archive {
     }
 }
 
+/// The slices in a folder from log file `from_file` on, where the store reads a folder at once anyway.
+async fn visit(
+    storage: Arc<dyn Storage>,
+    folder: String,
+    from_file: u64,
+) -> Result<Option<SliceList>, RepositoryError> {
+    let visited = tokio::task::spawn_blocking(move || {
+        let first = SliceKey::first_name(from_file);
+        let mut list = SliceList::default();
+        let visited = storage.visit_folder(&folder, &mut |name, size| {
+            if *name > *first {
+                list.add(name, size);
+            }
+        });
+        visited.map(|visited| visited.map(|()| list)).transpose()
+    });
+    let visited = visited.await;
+    Ok(visited.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?)
+}
+
 /// Files at which ranges of about even length begin.
 fn borders(from_file: u64, last_file: u64) -> Vec<u64> {
     let files = last_file.saturating_sub(from_file).saturating_add(1);
@@ -90,19 +125,9 @@ async fn list_range(
     let mut list = SliceList::default();
     loop {
         let page = storage.list(folder, Some(&start_after)).await?;
-        for object in page
-            .objects
-            .iter()
-            .filter(|object| is_wanted(object.key.as_str()))
-        {
-            match object.key.file_name().parse() {
-                Ok(slice) => {
-                    list.slices.push(slice);
-                    list.stored_lens
-                        .push(u32::try_from(object.size).unwrap_or(u32::MAX));
-                }
-                Err(_) => tracing::warn!(object = %object.key, "this is no slice; left out"),
-            }
+        let wanted = |object: &&ObjectMeta| is_wanted(object.key.as_str());
+        for object in page.objects.iter().filter(wanted) {
+            list.add(object.key.file_name(), object.size);
         }
         match page.objects.last() {
             Some(last) if page.more && is_wanted(last.key.as_str()) => {

@@ -170,6 +170,14 @@ impl Storage for FileStorage {
             .await
     }
 
+    fn visit_folder(
+        &self,
+        folder: &str,
+        each: &mut dyn FnMut(&str, u64),
+    ) -> Option<Result<(), StorageError>> {
+        Some(walk::visit_objects(&self.root, folder, each))
+    }
+
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let prefix = prefix.to_owned();
         self.run(move |root| walk::folders(root, &prefix)).await

@@ -203,7 +203,7 @@ fn names_in(
     bounds: &Bounds<'_>,
 ) -> Result<Option<(OwnedFd, Names)>, StorageError> {
     let mut names = Names::default();
-    let dir = visit(root, folder, |name| {
+    let dir = visit(root, folder, |_, name| {
         if bounds.admit(name) {
             names.add(name, bounds.limit);
         }
@@ -213,12 +213,41 @@ fn names_in(
     Ok(dir.map(|dir| (dir, names)))
 }
 
+/// Shows `each` the name and the size of every object directly in `folder`, in no order.
+pub(super) fn visit_objects(
+    root: &Root,
+    folder: &str,
+    each: &mut dyn FnMut(&str, u64),
+) -> Result<(), StorageError> {
+    if !is_folder_prefix(folder) {
+        return Ok(());
+    }
+    let mut failed = None;
+    visit(root, folder, |dir, name| {
+        if name.ends_with('/') {
+            return ControlFlow::Continue(());
+        }
+        match statat(dir, name, AtFlags::empty()) {
+            Ok(stat) => each(name, size_of(&stat)),
+            // Deleted since its name was read.
+            Err(Errno::NOENT) => {}
+            Err(errno) => {
+                let key = format!("{folder}{name}");
+                failed = Some(Subject::named(root, Operation::List, &key).error(errno));
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
 /// Whether an object lies below the folder, at any depth.
 fn holds_object(root: &Root, folder: String) -> Result<bool, StorageError> {
     let mut waiting = vec![folder];
     while let Some(folder) = waiting.pop() {
         let mut found = false;
-        visit(root, &folder, |name| {
+        visit(root, &folder, |_, name| {
             if name.ends_with('/') {
                 waiting.push(format!("{folder}{name}"));
                 return ControlFlow::Continue(());
@@ -233,12 +262,12 @@ fn holds_object(root: &Root, folder: String) -> Result<bool, StorageError> {
     Ok(false)
 }
 
-/// Shows `each` the names in a folder, in no order, folders with a `/` behind them, and returns the open folder;
+/// Shows `each` the open folder and the names in it, in no order, folders with a `/` behind them, and returns the folder;
 /// `None` when there is none.
 fn visit(
     root: &Root,
     folder: &str,
-    mut each: impl FnMut(&str) -> ControlFlow<()>,
+    mut each: impl FnMut(&OwnedFd, &str) -> ControlFlow<()>,
 ) -> Result<Option<OwnedFd>, StorageError> {
     let subject = Subject::named(root, Operation::List, folder);
     if folder.len() > FOLDER_LENGTH_MAX {
@@ -262,13 +291,13 @@ fn visit(
             continue;
         };
         let flow = match entry_type(&dir, name, entry.file_type()) {
-            EntryType::File => each(name),
+            EntryType::File => each(&dir, name),
             EntryType::Folder if folder.is_empty() && name == LOST_AND_FOUND => continue,
             EntryType::Folder => {
                 with_slash.clear();
                 with_slash.push_str(name);
                 with_slash.push('/');
-                each(&with_slash)
+                each(&dir, &with_slash)
             }
             EntryType::Other => continue,
         };
