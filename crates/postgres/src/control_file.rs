@@ -67,6 +67,11 @@ impl RecoveryRequirements {
                 .max(other.max_locks_per_transaction),
         }
     }
+
+    /// Whether a server that was given `given` satisfies it, setting by setting.
+    pub fn is_met_by(self, given: RecoveryRequirements) -> bool {
+        self.max(given) == given
+    }
 }
 
 /// The content of `pg_control`.

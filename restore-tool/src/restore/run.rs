@@ -65,8 +65,7 @@ pub async fn start(
             None
         }
     };
-    let mut server = RestoredServer::start(launch(prepared)?)?;
-    let (stood, started) = wait_for_target(&mut server, plan).await?;
+    let (mut server, stood, started) = roll_forward(prepared, plan).await?;
     phases.start = Some(started.duration_since(begun));
     phases.replay = Some(started.elapsed());
 
@@ -137,13 +136,43 @@ fn private_directory(prepared: &Prepared) -> anyhow::Result<PathBuf> {
     Ok(short)
 }
 
-/// Waits until the server pauses at the target; returns where it stands, and when it could first be asked.
+/// Starts the server and waits until it stands at the target; returns it, where it stands, and when it could first be
+/// asked.
+///
+/// The log may raise a setting above what the server was given. It notes that in `pg_control` before it looks whether
+/// it has enough (XLOG_PARAMETER_CHANGE in `xlog_redo`, `CheckRequiredParameterValues` in `xlogrecovery.c`), and then
+/// pauses short of the target, or ends (always up to PostgreSQL 13). So it is started anew with as much, and goes on
+/// from its last restart point.
+async fn roll_forward(
+    prepared: &Prepared,
+    plan: &Plan,
+) -> anyhow::Result<(RestoredServer, ReplayProgress, Instant)> {
+    let mut launch = launch(prepared)?;
+    let mut first_asked = None;
+    loop {
+        let mut server = RestoredServer::start(launch.clone())?;
+        let stood = wait_for_target(&mut server, plan, &mut first_asked).await;
+        let (control, _) = ControlFile::read(&launch.data_directory)?;
+        let given = launch.config.requirements;
+        if control.requirements.is_met_by(given) {
+            return Ok((server, stood?, first_asked.unwrap_or_else(Instant::now)));
+        }
+        // Never less than before: what is replayed again from the restart point may have demanded more.
+        launch.config.requirements = given.max(control.requirements);
+        tracing::info!(needed = ?control.requirements, "the log raises settings above the server's; starting it anew");
+        if server.pid().is_some() {
+            server.shut_down(FINISH_TIMEOUT).await?;
+        }
+    }
+}
+
+/// Waits until the server pauses, which it does at the target; returns where it stands. Notes when it could first be asked.
 async fn wait_for_target(
     server: &mut RestoredServer,
     plan: &Plan,
-) -> anyhow::Result<(ReplayProgress, Instant)> {
+    first_asked: &mut Option<Instant>,
+) -> anyhow::Result<ReplayProgress> {
     let progress = Progress::new("replay", plan.log_bytes());
-    let mut started = None;
     loop {
         let stood = match server.state().await? {
             ServerState::Starting => None,
@@ -163,7 +192,7 @@ async fn wait_for_target(
             }
         };
         if let Some(replay) = stood {
-            let started = *started.get_or_insert_with(Instant::now);
+            first_asked.get_or_insert_with(Instant::now);
             let done = replay.replayed.map_or(0, |lsn| lsn.bytes_since(plan.log.begin));
             let time = replay
                 .last_commit
@@ -171,7 +200,7 @@ async fn wait_for_target(
             progress.set(done, &time);
             if replay.paused {
                 progress.finish();
-                return Ok((replay, started));
+                return Ok(replay);
             }
         }
         tokio::time::sleep(POLL_INTERVAL).await;

@@ -22,8 +22,8 @@ const PID_FILE: &str = "server.pid";
 const HBA: &str = "# Private server of tidemark-restore: one socket, in a directory that only its owner may enter.\n\
                    local all all trust\nlocal replication all trust\n";
 
-/// Room beside what the backup says is needed: the log may raise these settings on the way
-/// (XLOG_PARAMETER_CHANGE), and a hot standby with too little pauses or stops there.
+/// Room beside what the backup says is needed: the log may raise these settings on the way (XLOG_PARAMETER_CHANGE), and
+/// a hot standby with too little pauses or ends there, and must be started anew with more.
 const REQUIREMENT_FLOOR: RecoveryRequirements = RecoveryRequirements {
     max_connections: 200,
     max_worker_processes: 32,
@@ -40,7 +40,7 @@ pub struct PrivateConfig {
     pub directory: PathBuf,
     /// Part of the socket's name; nothing listens on the network.
     pub port: u16,
-    /// What replay demands: the greater of manifest and control file.
+    /// What the server is given of the settings that replay demands.
     pub requirements: RecoveryRequirements,
     /// The cluster's: `min_wal_size` must be at least twice as much, and its default is not for the larger ones.
     pub wal_segment_size: WalSegmentSize,
@@ -52,7 +52,8 @@ pub struct PrivateConfig {
 }
 
 impl PrivateConfig {
-    /// A private server in `directory` with no libraries and 128 MB of shared buffers.
+    /// A private server in `directory` with no libraries and 128 MB of shared buffers. `requirements` is the least that it
+    /// is given: the greater of manifest and control file.
     pub fn new(
         directory: impl Into<PathBuf>,
         port: u16,
@@ -62,7 +63,7 @@ impl PrivateConfig {
         PrivateConfig {
             directory: directory.into(),
             port,
-            requirements,
+            requirements: requirements.max(REQUIREMENT_FLOOR),
             wal_segment_size,
             shared_preload_libraries: String::new(),
             shared_buffers: "128MB".to_owned(),
@@ -111,23 +112,23 @@ impl PrivateConfig {
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {
-        let needed = self.requirements.max(REQUIREMENT_FLOOR);
+        let given = self.requirements;
         let mut settings = vec![
             ("hba_file", self.path(HBA_FILE)),
             ("ident_file", self.path(IDENT_FILE)),
             ("unix_socket_directories", self.directory.display().to_string()),
             ("port", self.port.to_string()),
             ("external_pid_file", self.path(PID_FILE)),
-            ("max_connections", needed.max_connections.to_string()),
-            ("max_worker_processes", needed.max_worker_processes.to_string()),
-            ("max_wal_senders", needed.max_wal_senders.to_string()),
+            ("max_connections", given.max_connections.to_string()),
+            ("max_worker_processes", given.max_worker_processes.to_string()),
+            ("max_wal_senders", given.max_wal_senders.to_string()),
             (
                 "max_prepared_transactions",
-                needed.max_prepared_transactions.to_string(),
+                given.max_prepared_transactions.to_string(),
             ),
             (
                 "max_locks_per_transaction",
-                needed.max_locks_per_transaction.to_string(),
+                given.max_locks_per_transaction.to_string(),
             ),
             ("shared_preload_libraries", self.shared_preload_libraries.clone()),
             ("shared_buffers", self.shared_buffers.clone()),

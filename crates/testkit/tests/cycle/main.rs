@@ -11,6 +11,7 @@ mod outage;
 mod protected;
 mod refusals;
 mod segments;
+mod settings;
 mod synchronous;
 mod targets;
 mod timelines;
