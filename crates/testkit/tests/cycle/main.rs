@@ -12,6 +12,7 @@ mod protected;
 mod refusals;
 mod segments;
 mod settings;
+mod standby;
 mod synchronous;
 mod targets;
 mod timelines;

@@ -30,7 +30,7 @@ struct Cell {
 #[rustfmt::skip]
 mod cells {
     use super::*;
-    use BaseMethod::Local;
+    use BaseMethod::{Local, Remote};
     use PgVersion::{V15, V17, V18};
 
     macro_rules! cell {
@@ -50,6 +50,8 @@ mod cells {
     cell!(on_17_with_garage,     V17,    Store::Garage, Local,  16,      false,      true);
     cell!(on_18_with_moto,       V18,    Store::Moto,   Local,  1,       false,      false);
     cell!(on_17_with_tablespace, V17,    Store::File,   Local,  64,      true,       true);
+    cell!(on_15_by_the_server,   V15,    Store::File,   Remote, 16,      true,       true);
+    cell!(on_18_by_the_server,   V18,    Store::Garage, Remote, 16,      true,       false);
 }
 
 /// A place in the server's history, by every name that it has.

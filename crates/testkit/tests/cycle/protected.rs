@@ -23,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub enum BaseMethod {
     /// From the data directory, in parallel.
     Local,
+    /// By the server, over a replication connection.
+    Remote,
 }
 
 /// An agent for `server` that ships at once and reads base backups from the data directory. `settings` are further lines
@@ -40,6 +42,7 @@ pub fn agent_by(
 ) -> AgentBuilder {
     let data = match method {
         BaseMethod::Local => format!("data_directory = \"{}\"\n", server.data_directory().display()),
+        BaseMethod::Remote => String::new(),
     };
     let settings = format!("max_lag = \"50ms\"\nheartbeat = \"1s\"\n{data}{settings}");
     Agent::builder(repository).postgres(NAME, &server.url(), &settings)
