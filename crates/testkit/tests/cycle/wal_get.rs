@@ -1,6 +1,8 @@
 //! `wal-get` that cannot answer: recovery waits or ends, and never opens the server early.
 
 use std::fs;
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use tidemark_testkit::{
@@ -40,6 +42,46 @@ fn opens_early(server: &PostgresServer) -> bool {
                 .is_ok_and(|answer| answer == "f")
     });
     opened && server.is_running()
+}
+
+/// Waits until `server` ends, and makes sure that it ended because its log could not be had, and not because it took
+/// what it had for all of it.
+#[track_caller]
+fn assert_ends_without_opening(server: &PostgresServer) {
+    wait_for("the server to end", PATIENCE, || !server.is_running());
+    let log = server.log_text();
+    // Of a file that is known not to be there nothing is logged: see RestoreArchivedFile in xlogarchive.c.
+    assert!(
+        log.contains("could not restore file"),
+        "the server took the failure for the end of its log:\n{log}"
+    );
+    let promoted = server.data_directory().join("pg_wal/00000002.history");
+    assert!(!promoted.exists(), "the server opened without its log:\n{log}");
+}
+
+/// Starts `server` and waits until it has recovered and holds the rows `expected` of `t`.
+#[track_caller]
+fn assert_recovers(server: &PostgresServer, expected: &str) {
+    const ROWS: &str = "SELECT string_agg(n::text, ',' ORDER BY n) FROM t WHERE NOT pg_is_in_recovery()";
+    server.launch();
+    wait_for("recovery to end", PATIENCE, || {
+        server.try_psql(ROWS).is_ok_and(|rows| rows == expected)
+    });
+}
+
+/// The process of a running `wal-get` that serves the restore into the data directory of `server`.
+fn wal_get_for(server: &PostgresServer) -> Option<String> {
+    let mut state = server.data_directory().as_os_str().to_owned();
+    state.push(".tidemark");
+    let state = state.to_string_lossy().into_owned();
+    let is_it = |pid: &str| {
+        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&str> = arguments.split('\0').collect();
+        words.get(1..4) == Some(&["wal-get", "--state", &state])
+    };
+    let processes = fs::read_dir("/proc").expect("list processes");
+    let mut names = processes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.find(|name| is_it(name))
 }
 
 #[test]
@@ -90,6 +132,17 @@ fn a_dead_store_keeps_recovery_waiting_or_ends_it() {
 
     let mut restore = restore(&repository, PgVersion::V18).args(["--target-latest"]);
     let restored = laid_down(&mut restore, PgVersion::V18).with_environment(repository.environment());
+    // Killed in the middle of a request that gets no answer.
+    proxy.set(ProxyMode::Hang);
+    restored.launch();
+    wait_for("the server to ask for its log", PATIENCE, || {
+        wal_get_for(&restored).is_some()
+    });
+    thread::sleep(Duration::from_secs(1));
+    let process = wal_get_for(&restored).expect("it waits for an answer");
+    run(Command::new("kill").args(["-9", &process])).expect_success();
+    assert_ends_without_opening(&restored);
+
     proxy.set(ProxyMode::Refuse);
     assert!(
         !opens_early(&restored),
@@ -98,12 +151,31 @@ fn a_dead_store_keeps_recovery_waiting_or_ends_it() {
     );
     restored.kill9();
     proxy.set(ProxyMode::Pass);
-    restored.launch();
-    wait_for("recovery to end", PATIENCE, || {
-        restored
-            .try_psql("SELECT n FROM t WHERE NOT pg_is_in_recovery()")
-            .is_ok_and(|rows| rows == "1")
-    });
+    assert_recovers(&restored, "1");
+}
+
+#[test]
+fn a_panic_in_wal_get_ends_recovery_instead_of_opening_the_server() {
+    let repository = TestRepository::file();
+    with_rows(&repository, PgVersion::V18);
+    let mut restore = restore(&repository, PgVersion::V18).args(["--target-latest"]);
+    let server = laid_down(&mut restore, PgVersion::V18);
+    let settings = server.data_directory().join("postgresql.auto.conf");
+    let intact = fs::read_to_string(&settings).unwrap();
+    // Its runtime cannot start a thread then, and panics.
+    let harmed = intact.replace(
+        "restore_command = '",
+        "restore_command = 'exec prlimit --nproc=1 ",
+    );
+    assert_ne!(harmed, intact);
+    fs::write(&settings, harmed).unwrap();
+    server.launch();
+    assert_ends_without_opening(&server);
+    let log = server.log_text();
+    assert!(log.contains("panicked at"), "nothing panicked:\n{log}");
+
+    fs::write(&settings, intact).unwrap();
+    assert_recovers(&server, "1,2,3");
 }
 
 #[test]
@@ -145,15 +217,6 @@ fn a_restored_server_that_is_started_by_hand_recovers_to_its_target() {
         with_rows(&repository, version);
         let mut restore = restore(&repository, version).args(["--target-latest"]);
         let server = laid_down(&mut restore, version);
-        server.launch();
-        wait_for("recovery to end", PATIENCE, || {
-            server
-                .try_psql("SELECT pg_is_in_recovery()")
-                .is_ok_and(|answer| answer == "f")
-        });
-        assert_eq!(
-            server.psql("SELECT string_agg(n::text, ',' ORDER BY n) FROM t"),
-            "1,2,3"
-        );
+        assert_recovers(&server, "1,2,3");
     }
 }
