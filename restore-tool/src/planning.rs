@@ -4,7 +4,7 @@ use tidemark_repository::Archive;
 use tidemark_types::{ErrorClass, TimelineHistory, TimelineId};
 
 use crate::exit::Failure;
-use crate::plan::{Known, Line, Listed, Pending, Plan, Request, Target, plan};
+use crate::plan::{self, Known, Line, Listed, Pending, Plan, Request, Target, Window, plan};
 use crate::scan::read_slices;
 
 /// The history of the timeline to follow: the one asked for, or the newest that a base backup leads to.
@@ -82,6 +82,29 @@ pub async fn make(
                 let is_known = !unreachable.nearest.is_empty();
                 return Err(if is_known { failure.hint(hint) } else { failure }.into());
             }
+        }
+    }
+}
+
+/// The recovery windows of a timeline. Those whose log cannot be read have no times.
+pub async fn windows(
+    archive: &Archive,
+    listed: &Listed,
+    timeline: TimelineId,
+    lines: &[Line<'_>],
+) -> Vec<Window> {
+    let mut known = Known::default();
+    loop {
+        let (windows, missing) = plan::windows(listed, timeline, lines, &known);
+        if missing.is_empty() {
+            return windows;
+        }
+        if let Err(error) = read_slices(archive, lines, &missing, None, &mut known).await {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the log at the end of a base backup cannot be read, so the times that can be reached are not known"
+            );
+            return windows;
         }
     }
 }

@@ -6,7 +6,8 @@ use tidemark_types::{ByteSize, Generation, Lsn, ServerName, TimelineId, Timestam
 
 use crate::catalog::{self, Extent, segment_size};
 use crate::cli::ListArgs;
-use crate::plan::{Base, DeadEnd, Hole, Known, Listed, Search, SetAside, holes};
+use crate::plan::{Base, DeadEnd, Hole, Listed, SetAside, Window, holes};
+use crate::planning;
 use crate::positions::lsn_of;
 
 /// One generation of a server.
@@ -44,16 +45,6 @@ struct Stored {
     stored_bytes: u64,
     /// Points that other slices contradict or merely end at; reading tells which.
     unjoined_points: usize,
-}
-
-/// An interval in which any target can be reached.
-#[derive(Debug, Serialize)]
-struct Window {
-    timeline: TimelineId,
-    earliest_lsn: Lsn,
-    earliest_time: Timestamp,
-    latest_lsn: Lsn,
-    latest_time: Option<Timestamp>,
 }
 
 /// Who writes the server's log.
@@ -123,6 +114,10 @@ async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Show
         .as_ref()
         .map(|history| listed.lines(history))
         .unwrap_or_default();
+    let recovery_windows = match newest {
+        Some(newest) => planning::windows(archive, &listed, newest, &lines).await,
+        None => Vec::new(),
+    };
     Ok(Shown {
         server: record.name.clone(),
         generation: record.generation,
@@ -130,9 +125,7 @@ async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Show
         system_id: record.system_id.clone(),
         version: record.version.clone(),
         timelines: stored(&listed),
-        recovery_windows: newest
-            .map(|newest| windows(&listed, newest, &lines))
-            .unwrap_or_default(),
+        recovery_windows,
         gaps: holes(&lines),
         dead_ends: history
             .as_ref()
@@ -181,35 +174,6 @@ fn stored(listed: &Listed) -> Vec<Stored> {
     stored
 }
 
-/// From the end of the first base backup on each line to the line's end.
-fn windows(listed: &Listed, timeline: TimelineId, lines: &[crate::plan::Line<'_>]) -> Vec<Window> {
-    let covered = listed.covered(lines);
-    let mut windows = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let on_line = listed.bases.iter().filter(|base| base.is_on(line));
-        let Some(first) = on_line.min_by_key(|base| base.end.lsn) else {
-            continue;
-        };
-        let known = Known::default();
-        let search = Search {
-            lines: std::slice::from_ref(line),
-            known: &known,
-            covered: None,
-        };
-        let covered = covered
-            .filter(|covered| covered.line == number)
-            .map(|covered| covered.time);
-        windows.push(Window {
-            timeline,
-            earliest_lsn: first.end.lsn,
-            earliest_time: first.stopped,
-            latest_lsn: line.whole(),
-            latest_time: search.newest_time().max(covered),
-        });
-    }
-    windows
-}
-
 /// Named facts, a line each.
 struct Lines(String);
 
@@ -247,11 +211,14 @@ fn render(shown: &Shown) -> String {
 
 fn render_log(shown: &Shown, lines: &mut Lines) {
     for window in &shown.recovery_windows {
-        let latest = time(window.latest_time);
-        let lsns = format!("(LSN {} to {})", window.earliest_lsn, window.latest_lsn);
+        let lsns = format!("LSN {} to {}", window.earliest_lsn, window.latest_lsn);
+        let times = window.earliest_time.zip(window.latest_time);
         lines.add(
             "recoverable",
-            format!("{} to {latest}  {lsns}", window.earliest_time),
+            times.map_or_else(
+                || format!("{lsns}; no time yet: no transaction and no agent tells of one"),
+                |(earliest, latest)| format!("{earliest} to {latest}  ({lsns})"),
+            ),
         );
     }
     if shown.recovery_windows.is_empty() {

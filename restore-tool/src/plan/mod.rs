@@ -8,6 +8,7 @@ mod listed;
 mod resolve;
 mod target;
 mod text;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -16,13 +17,14 @@ use serde::Serialize;
 use tidemark_repository::base::BackupKind;
 use tidemark_types::{Generation, Lsn, ServerName, TimelineHistory, TimelineId};
 
-pub use base::{Base, RecoveryTarget};
+pub use base::{Base, Point, RecoveryTarget};
 pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
 pub use line::{Line, LineSlice, slices_of};
 pub use listed::{DeadEnd, Listed, SetAside, StoredLens};
 pub use resolve::{Pending, Search, Stop, Unreachable};
 pub use target::{Pick, Request, Target};
 pub use text::render;
+pub use window::{Window, windows};
 
 /// How a restore will go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -232,16 +234,15 @@ fn offer_first_base(pending: Pending, listed: &Listed, lines: &[Line<'_>], reque
     }
 }
 
-/// Names the nearest place in terms of time, too: at the end of a backup, that is the time of the last transaction
-/// before it.
+/// Names the nearest place in terms of time, too.
 fn unreachable(search: &Search<'_>, no_base: &base::NoBase<'_>) -> Pending {
     let mut nearest = Vec::new();
     if let Some(base) = no_base.nearest {
         let line = search.lines.iter().position(|line| base.is_on(line));
-        match line.map(|line| search.last_before(line, base.end.lsn)) {
+        match line.map(|line| search.earliest_time(line, base)) {
             Some(Err(pending)) => return pending,
-            Some(Ok(Some(last))) => nearest.push(format!("--target-time {}", last.time.max(base.started))),
-            Some(Ok(None)) | None => nearest.push(format!("--target-time {}", base.started)),
+            Some(Ok(Some(time))) => nearest.push(format!("--target-time {time}")),
+            Some(Ok(None)) | None => {}
         }
         nearest.push(format!("--target-lsn {}", base.end.lsn));
     }

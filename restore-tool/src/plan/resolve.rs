@@ -8,8 +8,10 @@
 
 use std::time::Duration;
 
+use tidemark_repository::log::SliceFlags;
 use tidemark_types::{Lsn, Timestamp};
 
+use super::base::Base;
 use super::facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
 use super::line::{Line, LineSlice};
 use super::target::{Pick, Request, Target};
@@ -92,6 +94,11 @@ pub struct Search<'a> {
     pub known: &'a Known,
     /// What the lease says.
     pub covered: Option<Covered>,
+}
+
+fn newest_on(line: &Line<'_>) -> Option<Timestamp> {
+    let times = line.slices().filter_map(|slice| slice.key.times);
+    times.map(|range| range.max).max()
 }
 
 /// A commit or abort and the line it lies on.
@@ -222,10 +229,7 @@ impl<'a> Search<'a> {
             return Err(Unreachable::pending("no log is stored", Vec::new()));
         };
         let newest = self.newest_time();
-        let covered = self
-            .covered
-            .filter(|covered| covered.line == line)
-            .map(|covered| covered.time);
+        let covered = self.covered_on(line);
         let reach = newest.max(covered);
         if reach.is_some_and(|reach| time <= reach) {
             return self.until(line, self.lines.get(line).map_or(Lsn::INVALID, Line::whole), time);
@@ -251,13 +255,52 @@ impl<'a> Search<'a> {
     }
 
     /// The greatest time of any commit or abort, from names alone.
-    pub fn newest_time(&self) -> Option<Timestamp> {
-        let times = self
-            .lines
-            .iter()
-            .flat_map(Line::slices)
-            .filter_map(|slice| slice.key.times);
-        times.map(|range| range.max).max()
+    fn newest_time(&self) -> Option<Timestamp> {
+        self.lines.iter().filter_map(newest_on).max()
+    }
+
+    fn covered_on(&self, line: usize) -> Option<Timestamp> {
+        let covered = self.covered.filter(|covered| covered.line == line);
+        covered.map(|covered| covered.time)
+    }
+
+    /// Up to which time nothing that belongs on a line can be missing from it.
+    pub fn reach_on(&self, line: usize) -> Option<Timestamp> {
+        self.lines
+            .get(line)
+            .and_then(newest_on)
+            .max(self.covered_on(line))
+    }
+
+    /// The earliest time whose state can be made of `base`, which lies on a line of this number: that of the newest
+    /// transaction that ended before the backup's end, or when the backup began if none did. `None` when nothing that is
+    /// stored tells how far the times reach.
+    ///
+    /// # Errors
+    /// [`Pending::Read`].
+    pub fn earliest_time(&self, line: usize, base: &Base) -> Result<Option<Timestamp>, Pending> {
+        let end = base.end.lsn;
+        // Of a prepared transaction only the last in the log counts: see `until`.
+        let mut newest = self.last_before(line, end)?.map(|last| last.time);
+        let slices = self.lines.get(line).into_iter().flat_map(Line::slices);
+        for (slice, named) in slices
+            .enumerate()
+            .take_while(|(_, named)| named.begin < end)
+            .filter(|(_, named)| named.may_end_transactions())
+        {
+            let is_told = named.end <= end && !named.key.flags.has(SliceFlags::UNINDEXED);
+            newest = newest.max(if is_told {
+                named.key.times.map(|range| range.max)
+            } else {
+                let endings = self.read(line, slice)?.endings.iter();
+                let before =
+                    endings.filter(|ending| ending.begin < end && ending.kind != EndingKind::Prepare);
+                before.map(|ending| ending.time).max()
+            });
+        }
+        let earliest = newest.unwrap_or(base.started);
+        let reach = self.newest_time().max(self.covered_on(line));
+        Ok(reach.filter(|reach| earliest <= *reach).map(|_| earliest))
     }
 
     fn lsn(&self, lsn: Lsn, exclusive: bool) -> Result<Stop, Pending> {
@@ -407,7 +450,6 @@ impl<'a> Search<'a> {
     }
 
     fn points(&self, name: &str) -> Result<Vec<(usize, RestorePoint)>, Pending> {
-        use tidemark_repository::log::SliceFlags;
         let mut found = Vec::new();
         let mut missing = Vec::new();
         for (line, slice, named) in self.numbered() {

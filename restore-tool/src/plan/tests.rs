@@ -667,3 +667,95 @@ fn few_slices_are_read() {
     world.time(secs(250)).unwrap();
     assert!(world.read <= 40, "{} slices were read", world.read);
 }
+
+/// The times of the only window, after making sure that both can be reached.
+fn times(world: &mut World) -> Option<(Timestamp, Timestamp)> {
+    let listed = world.listed();
+    let history = listed.history(TimelineId(1));
+    let lines = listed.lines(&history);
+    let mut known = Known::default();
+    let windows = loop {
+        let (windows, missing) = windows(&listed, TimelineId(1), &lines, &known);
+        if missing.is_empty() {
+            break windows;
+        }
+        for id in missing {
+            assert!(known.get(id).is_none(), "{id:?} is asked for twice");
+            known.insert(id, world.facts(&lines[id.line].slice(id.slice).unwrap(), None));
+        }
+    };
+    assert_eq!(windows.len(), 1, "{windows:?}");
+    assert!(windows[0].earliest_lsn <= windows[0].latest_lsn);
+    let times = windows[0].earliest_time.zip(windows[0].latest_time);
+    assert_eq!(
+        times.is_some(),
+        windows[0].earliest_time.or(windows[0].latest_time).is_some()
+    );
+    if let Some((earliest, latest)) = times {
+        assert!(earliest <= latest, "{earliest} to {latest}");
+        world.time(earliest).unwrap();
+        world.time(latest).unwrap();
+        assert!(
+            world.time(Timestamp(latest.0 + 1)).is_err(),
+            "{latest} is not the latest"
+        );
+    }
+    times
+}
+
+#[test]
+fn the_window_of_an_idle_server_ends_where_its_times_do() {
+    // Nothing ended since before the backup, taken from second 100 to 101.
+    let mut world = World::new().commit(MIB + 40, 99, 9);
+    world.bases = vec![base("first", 1, MIB, MIB + 500, 100)];
+    assert_eq!(times(&mut world), Some((secs(99), secs(99))));
+    world.covered = Some((1, 4 * MIB, 90));
+    assert_eq!(times(&mut world), Some((secs(99), secs(99))));
+    world.covered = Some((1, 4 * MIB, 150));
+    assert_eq!(times(&mut world), Some((secs(99), secs(150))));
+}
+
+#[test]
+fn a_server_without_transactions_has_a_window_once_its_agent_tells_of_one() {
+    let mut world = World::new();
+    assert_eq!(times(&mut world), None);
+    world.covered = Some((1, 4 * MIB, 99));
+    assert_eq!(times(&mut world), None);
+    world.covered = Some((1, 4 * MIB, 150));
+    assert_eq!(times(&mut world), Some((secs(100), secs(150))));
+}
+
+#[test]
+fn a_window_begins_at_the_newest_transaction_before_the_end_of_the_backup() {
+    // The last in the log is not the newest, and the slice goes on with later ones.
+    let mut world = World::new()
+        .commit(MIB + 40, 150, 9)
+        .commit(MIB + 200, 161, 10)
+        .commit(MIB + 300, 160, 11)
+        .commit(MIB + 600, 170, 12)
+        .commit(2 * MIB, 200, 20);
+    world.bases = vec![base("first", 1, MIB, MIB + 500, 140)];
+    assert_eq!(times(&mut world), Some((secs(161), secs(200))));
+    let before = reason(world.time(Timestamp(161_000_000 - 1)).unwrap_err());
+    assert!(before.contains("--target-time 1970-01-01T00:02:41Z"), "{before}");
+}
+
+#[test]
+fn a_window_does_not_begin_before_a_transaction_that_the_backup_holds_prepared() {
+    let mut world = World::new()
+        .commit(MIB + 40, 150, 9)
+        .tx(1, MIB + 200, EndingKind::Prepare, 155, 10)
+        .commit(2 * MIB, 200, 20);
+    world.bases = vec![base("first", 1, MIB, MIB + 500, 140)];
+    assert_eq!(times(&mut world), Some((secs(155), secs(200))));
+    assert!(world.time(secs(154)).is_err());
+}
+
+#[test]
+fn what_is_offered_on_an_idle_server_is_reachable() {
+    let mut world = World::new().commit(MIB + 40, 99, 9);
+    world.bases = vec![base("first", 1, MIB, MIB + 500, 100)];
+    let text = reason(world.time(secs(50)).unwrap_err());
+    assert!(text.contains("--target-time 1970-01-01T00:01:39Z"), "{text}");
+    assert_eq!(outcome(&world.time(secs(99)).unwrap()).0, Some(9));
+}

@@ -1,0 +1,66 @@
+//! Recovery windows: which targets can be reached. Pure.
+
+use serde::Serialize;
+use tidemark_types::{Lsn, TimelineId, Timestamp};
+
+use super::facts::{Known, SliceId};
+use super::line::Line;
+use super::listed::Listed;
+use super::resolve::{Pending, Search};
+
+/// Targets of one line that can be reached: every position, and every time, in these intervals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Window {
+    /// The timeline that the line leads to.
+    pub timeline: TimelineId,
+    /// The end of the first base backup.
+    pub earliest_lsn: Lsn,
+    /// The end of the last whole record.
+    pub latest_lsn: Lsn,
+    /// The first time that can be reached. Absent, as the latest is, while nothing tells that any can be: on a server
+    /// that has been idle since before its first backup.
+    pub earliest_time: Option<Timestamp>,
+    /// The last time that can be reached.
+    pub latest_time: Option<Timestamp>,
+}
+
+/// The windows of all lines, and the slices that must be read to tell the times of those that have none yet.
+pub fn windows(
+    listed: &Listed,
+    timeline: TimelineId,
+    lines: &[Line<'_>],
+    known: &Known,
+) -> (Vec<Window>, Vec<SliceId>) {
+    let search = Search {
+        lines,
+        known,
+        covered: listed.covered(lines),
+    };
+    let mut windows = Vec::new();
+    let mut missing = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let on_line = listed.bases.iter().filter(|base| base.is_on(line));
+        let Some(first) = on_line.min_by_key(|base| base.end.lsn) else {
+            continue;
+        };
+        let latest = search.reach_on(number);
+        let times = match search.earliest_time(number, first) {
+            Ok(earliest) => {
+                latest.and_then(|latest| Some((earliest.filter(|time| *time <= latest)?, latest)))
+            }
+            Err(Pending::Read(ids)) => {
+                missing.extend(ids);
+                None
+            }
+            Err(Pending::Ambiguous(_) | Pending::Unreachable(_)) => None,
+        };
+        windows.push(Window {
+            timeline,
+            earliest_lsn: first.end.lsn,
+            latest_lsn: line.whole(),
+            earliest_time: times.map(|(earliest, _)| earliest),
+            latest_time: times.map(|(_, latest)| latest),
+        });
+    }
+    (windows, missing)
+}
