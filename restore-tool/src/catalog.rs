@@ -175,3 +175,127 @@ pub async fn read_history_text(archive: &Archive, timeline: TimelineId) -> anyho
     let text = bytes.map(String::from_utf8).transpose();
     text.map_err(|_| Failure::new(ErrorClass::Corrupt, format!("the stored {name} is no text")).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Point;
+    use tidemark_repository::base::BackupKind;
+    use tidemark_repository::log::{ChainHash, SliceFlags, SliceKey};
+    use tidemark_types::{Lsn, Timestamp};
+
+    const MIB: u64 = 1 << 20;
+    const TIMELINE: TimelineId = TimelineId(2);
+
+    fn size() -> WalSegmentSize {
+        WalSegmentSize::try_from(MIB).unwrap()
+    }
+
+    /// A slice of `[begin, end)`, which lies in one segment.
+    fn slice(begin: u64, end: u64, begin_hash: ChainHash) -> SliceKey {
+        SliceKey {
+            file: begin / MIB,
+            begin: begin % MIB,
+            end: begin % MIB + (end - begin),
+            begin_hash,
+            end_hash: ChainHash(end.to_be_bytes()),
+            back: 0,
+            times: None,
+            flags: SliceFlags::default(),
+        }
+    }
+
+    /// From the begin of segment 1, a hole, and then what this slice holds.
+    fn runs_with(behind: SliceKey) -> Vec<Run> {
+        let runs = coverage(&mut [slice(MIB, MIB + 1000, ChainHash::ORIGIN), behind]);
+        assert_eq!(runs.len(), 2);
+        runs
+    }
+
+    fn unanchored() -> SliceKey {
+        slice(MIB + 3000, MIB + 5000, ChainHash((MIB + 3000).to_be_bytes()))
+    }
+
+    fn place(timeline: u32, lsn: u64) -> Option<Place> {
+        Some((branch_of(TimelineId(timeline)), position_of(Lsn(lsn), size())))
+    }
+
+    fn base_at(timeline: TimelineId, lsn: u64) -> Base {
+        let point = |lsn| Point {
+            timeline,
+            lsn: Lsn(lsn),
+        };
+        Base {
+            id: "base".to_owned(),
+            kind: BackupKind::Full,
+            parent: None,
+            begin: point(lsn),
+            end: point(lsn + 40),
+            started: Timestamp(0),
+            stopped: Timestamp(0),
+            bytes: 0,
+            stored_bytes: 0,
+        }
+    }
+
+    /// How many of two runs are kept; the first always is.
+    fn kept(behind: SliceKey, bases: &[Base], covered: Option<Place>) -> usize {
+        let (kept, aside) = set_aside(runs_with(behind), TIMELINE, bases, covered, size());
+        assert_eq!(kept.len() + aside.len(), 2);
+        assert_eq!(kept[0].begin.hash, ChainHash::ORIGIN);
+        kept.len()
+    }
+
+    #[test]
+    fn a_hole_that_a_writer_went_past_is_a_gap() {
+        assert_eq!(kept(unanchored(), &[], place(2, MIB + 1001)), 2);
+        assert_eq!(kept(unanchored(), &[], place(2, MIB + 5000)), 2);
+        // It went on to a later timeline, and so past everything on this one.
+        assert_eq!(kept(unanchored(), &[], place(3, MIB)), 2);
+    }
+
+    #[test]
+    fn what_lies_behind_a_hole_that_no_writer_went_past_is_set_aside() {
+        assert_eq!(
+            kept(unanchored(), &[], place(2, MIB + 1000)),
+            1,
+            "covered up to the hole"
+        );
+        assert_eq!(kept(unanchored(), &[], place(2, MIB + 500)), 1);
+        assert_eq!(
+            kept(unanchored(), &[], place(1, 9 * MIB)),
+            1,
+            "covered on an earlier timeline"
+        );
+        assert_eq!(kept(unanchored(), &[], None), 1, "nobody told of coverage");
+    }
+
+    #[test]
+    fn log_that_can_begin_there_is_kept_behind_any_hole() {
+        let after_gap = slice(3 * MIB, 3 * MIB + 1000, ChainHash::ORIGIN);
+        assert_eq!(kept(after_gap, &[], None), 2);
+        assert_eq!(kept(after_gap, &[], place(2, MIB + 500)), 2);
+    }
+
+    #[test]
+    fn log_that_a_base_backup_begins_in_is_kept() {
+        assert_eq!(kept(unanchored(), &[base_at(TIMELINE, MIB + 4000)], None), 2);
+        assert_eq!(
+            kept(unanchored(), &[base_at(TIMELINE, MIB + 2000)], None),
+            1,
+            "in the hole"
+        );
+        assert_eq!(
+            kept(unanchored(), &[base_at(TimelineId(1), MIB + 4000)], None),
+            1,
+            "elsewhere"
+        );
+    }
+
+    #[test]
+    fn the_first_run_is_kept_whatever_it_begins_with() {
+        let runs = coverage(&mut [unanchored()]);
+        let (kept, aside) = set_aside(runs, TIMELINE, &[], None, size());
+        assert_eq!((kept.len(), aside.len()), (1, 0));
+    }
+}
