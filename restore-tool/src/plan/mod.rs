@@ -17,7 +17,9 @@ use serde::Serialize;
 use tidemark_repository::base::BackupKind;
 use tidemark_types::{Generation, Lsn, ServerName, TimelineHistory, TimelineId};
 
-pub use base::{Base, Point, RecoveryTarget};
+#[cfg(test)]
+pub use base::Point;
+pub use base::{Base, RecoveryTarget};
 pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
 pub use line::{Line, LineSlice, slices_of};
 pub use listed::{DeadEnd, Listed, SetAside, StoredLens};

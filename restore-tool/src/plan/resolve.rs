@@ -11,7 +11,6 @@ use std::time::Duration;
 use tidemark_repository::log::SliceFlags;
 use tidemark_types::{Lsn, Timestamp};
 
-use super::base::Base;
 use super::facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
 use super::line::{Line, LineSlice};
 use super::target::{Pick, Request, Target};
@@ -96,7 +95,8 @@ pub struct Search<'a> {
     pub covered: Option<Covered>,
 }
 
-fn newest_on(line: &Line<'_>) -> Option<Timestamp> {
+/// The greatest time of any commit or abort on one line.
+pub(super) fn newest_on(line: &Line<'_>) -> Option<Timestamp> {
     let times = line.slices().filter_map(|slice| slice.key.times);
     times.map(|range| range.max).max()
 }
@@ -255,52 +255,13 @@ impl<'a> Search<'a> {
     }
 
     /// The greatest time of any commit or abort, from names alone.
-    fn newest_time(&self) -> Option<Timestamp> {
+    pub(super) fn newest_time(&self) -> Option<Timestamp> {
         self.lines.iter().filter_map(newest_on).max()
     }
 
-    fn covered_on(&self, line: usize) -> Option<Timestamp> {
+    pub(super) fn covered_on(&self, line: usize) -> Option<Timestamp> {
         let covered = self.covered.filter(|covered| covered.line == line);
         covered.map(|covered| covered.time)
-    }
-
-    /// Up to which time nothing that belongs on a line can be missing from it.
-    pub fn reach_on(&self, line: usize) -> Option<Timestamp> {
-        self.lines
-            .get(line)
-            .and_then(newest_on)
-            .max(self.covered_on(line))
-    }
-
-    /// The earliest time whose state can be made of `base`, which lies on a line of this number: that of the newest
-    /// transaction that ended before the backup's end, or when the backup began if none did. `None` when nothing that is
-    /// stored tells how far the times reach.
-    ///
-    /// # Errors
-    /// [`Pending::Read`].
-    pub fn earliest_time(&self, line: usize, base: &Base) -> Result<Option<Timestamp>, Pending> {
-        let end = base.end.lsn;
-        // Of a prepared transaction only the last in the log counts: see `until`.
-        let mut newest = self.last_before(line, end)?.map(|last| last.time);
-        let slices = self.lines.get(line).into_iter().flat_map(Line::slices);
-        for (slice, named) in slices
-            .enumerate()
-            .take_while(|(_, named)| named.begin < end)
-            .filter(|(_, named)| named.may_end_transactions())
-        {
-            let is_told = named.end <= end && !named.key.flags.has(SliceFlags::UNINDEXED);
-            newest = newest.max(if is_told {
-                named.key.times.map(|range| range.max)
-            } else {
-                let endings = self.read(line, slice)?.endings.iter();
-                let before =
-                    endings.filter(|ending| ending.begin < end && ending.kind != EndingKind::Prepare);
-                before.map(|ending| ending.time).max()
-            });
-        }
-        let earliest = newest.unwrap_or(base.started);
-        let reach = self.newest_time().max(self.covered_on(line));
-        Ok(reach.filter(|reach| earliest <= *reach).map(|_| earliest))
     }
 
     fn lsn(&self, lsn: Lsn, exclusive: bool) -> Result<Stop, Pending> {
@@ -557,7 +518,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    fn read(&self, line: usize, slice: usize) -> Result<&'a SliceFacts, Pending> {
+    pub(super) fn read(&self, line: usize, slice: usize) -> Result<&'a SliceFacts, Pending> {
         let id = SliceId { line, slice };
         self.known.get(id).ok_or_else(|| Pending::Read(vec![id]))
     }

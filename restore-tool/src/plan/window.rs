@@ -1,12 +1,14 @@
 //! Recovery windows: which targets can be reached. Pure.
 
 use serde::Serialize;
+use tidemark_repository::log::SliceFlags;
 use tidemark_types::{Lsn, TimelineId, Timestamp};
 
-use super::facts::{Known, SliceId};
+use super::base::Base;
+use super::facts::{EndingKind, Known, SliceId};
 use super::line::Line;
 use super::listed::Listed;
-use super::resolve::{Pending, Search};
+use super::resolve::{Pending, Search, newest_on};
 
 /// Targets of one line that can be reached: every position, and every time, in these intervals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,4 +65,45 @@ pub fn windows(
         });
     }
     (windows, missing)
+}
+
+impl Search<'_> {
+    /// Up to which time nothing that belongs on a line can be missing from it.
+    pub fn reach_on(&self, line: usize) -> Option<Timestamp> {
+        self.lines
+            .get(line)
+            .and_then(newest_on)
+            .max(self.covered_on(line))
+    }
+
+    /// The earliest time whose state can be made of `base`, which lies on a line of this number: that of the newest
+    /// transaction that ended before the backup's end, or when the backup began if none did. `None` when nothing that is
+    /// stored tells how far the times reach.
+    ///
+    /// # Errors
+    /// [`Pending::Read`].
+    pub fn earliest_time(&self, line: usize, base: &Base) -> Result<Option<Timestamp>, Pending> {
+        let end = base.end.lsn;
+        // Of a prepared transaction only the last in the log counts: see `until`.
+        let mut newest = self.last_before(line, end)?.map(|last| last.time);
+        let slices = self.lines.get(line).into_iter().flat_map(Line::slices);
+        for (slice, named) in slices
+            .enumerate()
+            .take_while(|(_, named)| named.begin < end)
+            .filter(|(_, named)| named.may_end_transactions())
+        {
+            let is_told = named.end <= end && !named.key.flags.has(SliceFlags::UNINDEXED);
+            newest = newest.max(if is_told {
+                named.key.times.map(|range| range.max)
+            } else {
+                let endings = self.read(line, slice)?.endings.iter();
+                let before =
+                    endings.filter(|ending| ending.begin < end && ending.kind != EndingKind::Prepare);
+                before.map(|ending| ending.time).max()
+            });
+        }
+        let earliest = newest.unwrap_or(base.started);
+        let reach = self.newest_time().max(self.covered_on(line));
+        Ok(reach.filter(|reach| earliest <= *reach).map(|_| earliest))
+    }
 }
