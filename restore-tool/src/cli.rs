@@ -203,7 +203,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "OLD=NEW")]
     pub tablespace: Vec<TablespaceMapping>,
 
-    /// Restore over an earlier data directory: write what differs, remove what does not belong.
+    /// Restore over an earlier data directory: fetch what differs, remove what does not belong.
     #[arg(long)]
     pub delta: bool,
 

@@ -1,7 +1,6 @@
 //! Laying the base backup down: ranged reads and decoding in parallel, writes at their places, `pg_control` last, all of
 //! it synced.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -15,11 +14,12 @@ use tidemark_postgres::control_file::CONTROL_FILE_PATH;
 use tidemark_postgres::restore::link_tablespaces;
 use tidemark_repository::Archive;
 use tidemark_repository::base::{EntryKind, Fetch, FileEntry, FrameDecoder, RestoreBatch, RestoreLimits};
-use tidemark_types::ErrorClass;
+use tidemark_types::{ByteSize, ErrorClass};
 
 use crate::cli::RestoreArgs;
 use crate::exit::Failure;
 use crate::restore::Prepared;
+use crate::restore::delta::{Comparison, remove_strangers};
 use crate::restore::owner::Owner;
 use crate::restore::place::make_private;
 use crate::restore::summary::Progress;
@@ -50,13 +50,32 @@ pub async fn lay_down(args: &RestoreArgs, archive: &Archive, prepared: &Prepared
     let progress = Progress::new("base backup", prepared.reader.header().totals.bytes);
     let limits = RestoreLimits::default();
     let mut files = prepared.reader.manifest().files();
-    while let Some(batch) = prepared.reader.next_batch(&mut files, &limits).await? {
-        let batch = Arc::new(batch);
-        let made = (Arc::clone(&writer), Arc::clone(&batch));
-        tokio::task::spawn_blocking(move || made.0.make(&made.1)).await??;
-        fetch_all(args, archive, &writer, &batch, &progress).await?;
+    let comparison = Comparison {
+        reader: Arc::clone(&prepared.reader),
+        key: archive.base().hash_key(),
+        writer: Arc::clone(&writer),
+        jobs: args.jobs.into(),
+    };
+    let mut present = 0;
+    while let Some(mut batch) = prepared.reader.next_batch(&mut files, &limits).await? {
+        let making = Arc::clone(&writer);
+        batch = tokio::task::spawn_blocking(move || making.make(&batch).map(|()| batch)).await??;
+        if args.delta {
+            let left_out = comparison.leave_out_present(&mut batch, &limits).await?;
+            present += left_out;
+            progress.add(left_out);
+        }
+        fetch_all(args, archive, &writer, &Arc::new(batch), &progress).await?;
     }
     progress.finish();
+    if args.delta {
+        let all = prepared.reader.header().totals.bytes;
+        eprintln!(
+            "of {} in the base backup, {} are there already",
+            ByteSize(all),
+            ByteSize(present)
+        );
+    }
     finish(prepared, &map)
 }
 
@@ -99,7 +118,7 @@ async fn fetch_all(
 }
 
 /// Writes files of the backup below the data directory.
-struct Writer {
+pub(super) struct Writer {
     data: PathBuf,
     owner: Owner,
     /// Write only what differs from what is there.
@@ -119,7 +138,11 @@ impl Writer {
             .push(decoder);
     }
 
-    fn path(&self, entry: &FileEntry) -> anyhow::Result<PathBuf> {
+    /// Where an entry of the backup goes.
+    ///
+    /// # Errors
+    /// When it would be outside the data directory.
+    pub(super) fn path(&self, entry: &FileEntry) -> anyhow::Result<PathBuf> {
         let path = Path::new(&entry.meta.path);
         let is_plain = path
             .components()
@@ -290,51 +313,6 @@ fn sync_file_systems(prepared: &Prepared) -> anyhow::Result<()> {
     for path in places {
         let directory = File::open(path).with_context(|| format!("open {}", path.display()))?;
         rustix::fs::syncfs(&directory).with_context(|| format!("sync {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Removes what the backup does not hold from a data directory that is restored over.
-fn remove_strangers(prepared: &Prepared) -> anyhow::Result<()> {
-    let mut wanted = HashSet::new();
-    for entry in prepared.reader.manifest().files() {
-        wanted.insert(entry?.meta.path);
-    }
-    // Whatever happens next, this is no data directory that a server may start on.
-    let control = prepared.place.data.join(CONTROL_FILE_PATH);
-    match fs::remove_file(&control) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("remove {}", control.display()));
-        }
-        _ => {}
-    }
-    remove_below(&prepared.place.data, "", &wanted)
-}
-
-fn remove_below(data: &Path, folder: &str, wanted: &HashSet<String>) -> anyhow::Result<()> {
-    let directory = data.join(folder);
-    for entry in fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let path = if folder.is_empty() {
-            name.into_owned()
-        } else {
-            format!("{folder}/{name}")
-        };
-        // Follows the links of tablespaces, whose files are the backup's as well.
-        let is_directory = fs::metadata(entry.path()).is_ok_and(|found| found.is_dir());
-        let removed = match (is_directory, wanted.contains(&path)) {
-            (true, true) => {
-                remove_below(data, &path, wanted)?;
-                Ok(())
-            }
-            (false, true) => Ok(()),
-            (true, false) if entry.file_type()?.is_symlink() => fs::remove_file(entry.path()),
-            (true, false) => fs::remove_dir_all(entry.path()),
-            (false, false) => fs::remove_file(entry.path()),
-        };
-        removed.with_context(|| format!("remove {}", entry.path().display()))?;
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! `restore`: from a plan to a data directory, and with `--start` to a server that stands at the target.
 
+mod delta;
 mod files;
 mod owner;
 mod place;
 mod run;
 mod summary;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -80,7 +82,7 @@ pub async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
 
 /// What is known before the first byte is written.
 struct Prepared {
-    reader: BackupReader,
+    reader: Arc<BackupReader>,
     facts: ManifestFacts,
     place: Place,
     owner: Owner,
@@ -112,7 +114,7 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
     let owner = Owner::find(args.owner.as_deref(), &args.to)?;
     let place = Place::check(args, &facts.tablespaces, plan)?;
     Ok(Prepared {
-        reader,
+        reader: Arc::new(reader),
         facts,
         place,
         owner,

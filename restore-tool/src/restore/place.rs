@@ -13,6 +13,7 @@ use tidemark_types::{ByteSize, ErrorClass};
 use crate::cli::RestoreArgs;
 use crate::exit::Failure;
 use crate::plan::Plan;
+use crate::restore::delta::leads_to;
 use crate::wal::state::StateDir;
 
 /// Log that lies on the disk while it is replayed, at most: what waits to be taken, and the server's own.
@@ -60,8 +61,14 @@ impl Place {
             return Err(Failure::new(ErrorClass::Conflict, message).into());
         }
         let tablespaces = map_tablespaces(tablespaces, &args.tablespace)?;
+        let is_new = |space: &Tablespace| !(args.delta && leads_to(&data, space));
+        let new: Vec<Tablespace> = tablespaces
+            .iter()
+            .filter(|space| is_new(space))
+            .cloned()
+            .collect();
+        check_tablespaces_empty(&new)?;
         if !args.delta {
-            check_tablespaces_empty(&tablespaces)?;
             check_room(
                 &data,
                 plan.base.bytes.saturating_add(plan.log_bytes().min(LOG_ROOM)),

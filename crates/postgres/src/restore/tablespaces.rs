@@ -75,7 +75,11 @@ pub fn map_tablespaces(
     }
     let mut mapped: Vec<Tablespace> = Vec::new();
     for tablespace in tablespaces {
-        let mapping = mappings.iter().find(|mapping| fits(mapping, tablespace));
+        let mut fitting = mappings.iter().filter(|mapping| fits(mapping, tablespace));
+        let mapping = fitting.next();
+        if let Some(second) = fitting.next() {
+            return Err(wrong(second, "the tablespace is mapped twice".to_owned()));
+        }
         let location = mapping.map_or(&tablespace.location, |mapping| &mapping.new);
         if let (Some(mapping), true) = (mapping, mapped.iter().any(|other| other.location == *location)) {
             return Err(wrong(mapping, "another tablespace goes there too".to_owned()));
@@ -181,6 +185,8 @@ mod tests {
         }
         let both = ["/a=/new", "/b=/new"].map(|text| text.parse().unwrap());
         assert!(map_tablespaces(&[tablespace(10, "/a"), tablespace(20, "/b")], &both).is_err());
+        let twice = ["/a=/new", "10=/other"].map(|text| text.parse().unwrap());
+        assert!(map_tablespaces(&[tablespace(10, "/a")], &twice).is_err());
         for text in ["/a", "a=/b", "/a=b", "="] {
             assert!(text.parse::<TablespaceMapping>().is_err(), "{text}");
         }

@@ -223,6 +223,34 @@ fn joins(range: &Range<u64>, frame: &FrameRef, limits: &RestoreLimits) -> bool {
 }
 
 impl RestoreBatch {
+    /// Leaves out what need not be written because `is_there` says so; returns how many bytes that is. Frames that nobody
+    /// wants any more are not fetched.
+    pub fn leave_out(&mut self, limits: &RestoreLimits, is_there: impl Fn(&FrameWrite) -> bool) -> u64 {
+        let mut left_out = 0;
+        for fetch in std::mem::take(&mut self.fetches) {
+            for mut used in fetch.frames {
+                let before = used.writes.iter().map(|write| u64::from(write.len)).sum::<u64>();
+                used.writes.retain(|write| !is_there(write));
+                left_out += before - used.writes.iter().map(|write| u64::from(write.len)).sum::<u64>();
+                if used.writes.is_empty() {
+                    continue;
+                }
+                match self.fetches.last_mut() {
+                    Some(last) if last.object == fetch.object && joins(&last.range, &used.frame, limits) => {
+                        last.range.end = last.range.end.max(used.frame.end());
+                        last.frames.push(used);
+                    }
+                    _ => self.fetches.push(Fetch {
+                        object: fetch.object.clone(),
+                        range: used.frame.offset..used.frame.end(),
+                        frames: vec![used],
+                    }),
+                }
+            }
+        }
+        left_out
+    }
+
     /// Reads what `fetch` asks for.
     ///
     /// # Errors
@@ -297,5 +325,76 @@ impl RestoreBatch {
             named.join(", ")
         );
         RepositoryError::damaged(object, problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hash::FrameMark;
+    use super::*;
+
+    /// A frame of 100 stored bytes with one write for each of two files.
+    fn used(number: u32) -> FrameUse {
+        let write = |file| FrameWrite {
+            file,
+            offset: u64::from(number) * 1000,
+            frame_offset: file * 500,
+            len: 500,
+        };
+        FrameUse {
+            frame: FrameRef {
+                pack: 0,
+                number,
+                offset: u64::from(number) * 100,
+                stored_len: 100,
+                plain_len: 1000,
+                mark: FrameMark::default(),
+            },
+            writes: vec![write(0), write(1)],
+        }
+    }
+
+    fn batch(frames: u32) -> RestoreBatch {
+        RestoreBatch {
+            fetches: vec![Fetch {
+                object: ObjectKey::new("pack").unwrap(),
+                range: 0..u64::from(frames) * 100,
+                frames: (0..frames).map(used).collect(),
+            }],
+            ..RestoreBatch::default()
+        }
+    }
+
+    fn ranges(batch: &RestoreBatch) -> Vec<Range<u64>> {
+        batch.fetches.iter().map(|fetch| fetch.range.clone()).collect()
+    }
+
+    #[test]
+    fn frames_that_nobody_wants_are_not_fetched() {
+        let limits = RestoreLimits {
+            gap_len: 150,
+            ..RestoreLimits::default()
+        };
+        let mut wanted = batch(10);
+        // Of frames 3, 6 and 7 everything is there, of frame 9 one file.
+        let left_out = wanted.leave_out(&limits, |write| match write.offset {
+            3000 | 6000 | 7000 => true,
+            9000 => write.file == 0,
+            _ => false,
+        });
+        assert_eq!(left_out, 3 * 1000 + 500);
+        // The hole of one frame is read over, that of two is not.
+        assert_eq!(ranges(&wanted), [0..600, 800..1000]);
+        let frames = wanted.fetches.iter().flat_map(|fetch| &fetch.frames);
+        let numbers: Vec<u32> = frames.clone().map(|used| used.frame.number).collect();
+        assert_eq!(numbers, [0, 1, 2, 4, 5, 8, 9]);
+        assert_eq!(frames.last().unwrap().writes.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_fetched_of_what_is_all_there() {
+        let mut there = batch(3);
+        assert_eq!(there.leave_out(&RestoreLimits::default(), |_| true), 3000);
+        assert!(there.fetches.is_empty());
     }
 }

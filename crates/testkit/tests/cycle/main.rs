@@ -2,6 +2,7 @@
 //! as they were built, from outside.
 
 mod crashes;
+mod delta;
 mod divergence;
 mod gap;
 mod incremental;
