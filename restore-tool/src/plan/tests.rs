@@ -716,6 +716,18 @@ fn the_window_of_an_idle_server_ends_where_its_times_do() {
 }
 
 #[test]
+fn a_window_begins_with_what_a_plan_looks_at() {
+    // The last transaction before the backup ended in an earlier segment than the backup begins in.
+    let mut world = World::new().commit(MIB + 40, 99, 9);
+    world.bases = vec![base("first", 1, 2 * MIB + 40, 2 * MIB + 500, 110)];
+    world.covered = Some((1, 4 * MIB, 150));
+    assert_eq!(times(&mut world), Some((secs(110), secs(150))));
+    // That is how planning lists it.
+    world.stored = vec![(1, 2 * MIB, 4 * MIB)];
+    assert_eq!(times(&mut world), Some((secs(110), secs(150))));
+}
+
+#[test]
 fn a_server_without_transactions_has_a_window_once_its_agent_tells_of_one() {
     let mut world = World::new();
     assert_eq!(times(&mut world), None);

@@ -77,18 +77,24 @@ impl Search<'_> {
     }
 
     /// The earliest time whose state can be made of `base`, which lies on a line of this number: that of the newest
-    /// transaction that ended before the backup's end, or when the backup began if none did. `None` when nothing that is
-    /// stored tells how far the times reach.
+    /// transaction that ended before the backup's end, or when the backup began if none did in the segments that it needs
+    /// (no plan looks at earlier ones). `None` when nothing that is stored tells how far the times reach.
     ///
     /// # Errors
     /// [`Pending::Read`].
     pub fn earliest_time(&self, line: usize, base: &Base) -> Result<Option<Timestamp>, Pending> {
+        let Some(log) = self.lines.get(line) else {
+            return Ok(None);
+        };
         let end = base.end.lsn;
+        let begin = base.begin.lsn.align_down(log.segment_size().bytes());
         // Of a prepared transaction only the last in the log counts: see `until`.
-        let mut newest = self.last_before(line, end)?.map(|last| last.time);
-        let slices = self.lines.get(line).into_iter().flat_map(Line::slices);
-        for (slice, named) in slices
+        let last = self.last_before(line, end)?;
+        let mut newest = last.filter(|last| begin <= last.begin).map(|last| last.time);
+        for (slice, named) in log
+            .slices()
             .enumerate()
+            .skip_while(|(_, named)| named.begin < begin)
             .take_while(|(_, named)| named.begin < end)
             .filter(|(_, named)| named.may_end_transactions())
         {

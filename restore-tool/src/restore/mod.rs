@@ -221,8 +221,13 @@ fn how_to_start(args: &RestoreArgs, prepared: &Prepared) -> String {
         Action::Pause => "pauses there, readable",
         Action::Shutdown => "shuts down there",
     };
+    // The server refuses to run as root.
+    let by = prepared
+        .owner
+        .ids()
+        .map_or("", |_| ", as the owner of its files,");
     format!(
-        "start it with: {program} -D {}\nit fetches its log by itself from the repository, recovers to the target and {end}; \
+        "start it{by} with: {program} -D {}\nit fetches its log by itself from the repository, recovers to the target and {end}; \
          archiving is off\nkeep {} until it has recovered",
         prepared.place.data.display(),
         prepared.place.state.path().display()

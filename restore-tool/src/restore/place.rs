@@ -120,6 +120,11 @@ fn entries_of(path: &Path) -> anyhow::Result<usize> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.count()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Err(Failure::usage(format!(
+            "{} cannot be a directory: it, or something above it, is a file",
+            path.display()
+        ))
+        .into()),
         Err(error) => Err(error).with_context(|| format!("look at {}", path.display())),
     }
 }

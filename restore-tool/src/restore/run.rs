@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tidemark_postgres::control_file::ControlFile;
 use tidemark_postgres::restore::{
-    PrivateConfig, ReplayProgress, RestoredServer, ServerLaunch, ServerState, TargetAction,
+    PrivateConfig, ReplayProgress, RestoredServer, ServerLaunch, ServerPrograms, ServerState, TargetAction,
 };
 use tidemark_types::{ErrorClass, Lsn, WalSegmentSize};
 
@@ -71,6 +71,7 @@ pub async fn start(
 
     let begun = Instant::now();
     check_end(plan, &stood, prepared.facts.server.wal_segment_size)?;
+    let pg_ctl = programs(prepared)?.program("pg_ctl");
     let state = match args.action {
         Action::Pause => "paused",
         Action::Promote => {
@@ -90,6 +91,8 @@ pub async fn start(
             socket: left.socket_directory,
             port: left.port,
             pid: left.pid,
+            user: prepared.facts.server.bootstrap_superuser.clone(),
+            pg_ctl,
         })
     };
     drop(prefetcher);
@@ -107,11 +110,8 @@ fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
     let data = prepared.place.data.clone();
     let (control, _) = ControlFile::read(&data)?;
     let requirements = prepared.facts.server.requirements.max(control.requirements);
-    let programs = prepared.programs.clone().ok_or_else(|| {
-        Failure::usage("no server programs were found").hint("name their directory with --pg-bin")
-    })?;
     Ok(ServerLaunch {
-        programs,
+        programs: programs(prepared)?.clone(),
         config: PrivateConfig::new(
             private_directory(prepared)?,
             PORT,
@@ -121,6 +121,12 @@ fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
         data_directory: data,
         user: prepared.facts.server.bootstrap_superuser.clone(),
         database: "template1".to_owned(),
+    })
+}
+
+fn programs(prepared: &Prepared) -> Result<&ServerPrograms, Failure> {
+    prepared.programs.as_ref().ok_or_else(|| {
+        Failure::usage("no server programs were found").hint("name their directory with --pg-bin")
     })
 }
 

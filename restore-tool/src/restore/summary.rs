@@ -81,6 +81,10 @@ pub struct Running {
     pub port: u16,
     /// Its process.
     pub pid: u32,
+    /// The role to connect as.
+    pub user: String,
+    /// The program that stops it.
+    pub pg_ctl: PathBuf,
 }
 
 /// What came of a restore.
@@ -96,6 +100,8 @@ pub struct Summary<'a> {
     stopped_at: Option<StoppedAt>,
     phases: PhaseSeconds,
     plan: &'a Plan,
+    #[serde(skip)]
+    running: Option<Running>,
 }
 
 impl<'a> Summary<'a> {
@@ -111,6 +117,7 @@ impl<'a> Summary<'a> {
             stopped_at: None,
             phases: phases.into(),
             plan,
+            running: None,
         }
     }
 
@@ -123,15 +130,13 @@ impl<'a> Summary<'a> {
         stopped_at: StoppedAt,
         running: Option<Running>,
     ) -> Summary<'a> {
-        let (socket, port, pid) = running.map_or((None, None, None), |running| {
-            (Some(running.socket), Some(running.port), Some(running.pid))
-        });
         Summary {
             state,
-            socket,
-            port,
-            pid,
+            socket: running.as_ref().map(|running| running.socket.clone()),
+            port: running.as_ref().map(|running| running.port),
+            pid: running.as_ref().map(|running| running.pid),
             stopped_at: Some(stopped_at),
+            running,
             ..Summary::not_started(place, plan, phases)
         }
     }
@@ -160,8 +165,19 @@ impl<'a> Summary<'a> {
                 stopped.lsn, stopped.timeline
             );
         }
-        if let (Some(socket), Some(port)) = (&self.socket, self.port) {
-            println!("connect with: psql -h {} -p {port}", socket.display());
+        if let Some(running) = &self.running {
+            println!(
+                "connect with: psql -h {} -p {} -U {} -d postgres",
+                running.socket.display(),
+                running.port,
+                running.user
+            );
+            println!(
+                "no application reaches it there; to go live, stop it (as the owner of its files) with: {} -D {} stop\n\
+                 and start it with a configuration of your own; archiving stays off in its postgresql.auto.conf",
+                running.pg_ctl.display(),
+                self.data_directory.display()
+            );
         }
         let phase = |name: &str, seconds: Option<f64>| {
             if let Some(seconds) = seconds {

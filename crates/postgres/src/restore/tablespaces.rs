@@ -67,10 +67,11 @@ pub fn map_tablespaces(
                 .iter()
                 .map(|tablespace| format!("{} ({})", tablespace.location.display(), tablespace.oid))
                 .collect();
-            return Err(wrong(
-                mapping,
-                format!("the backup has no such tablespace; it has: {}", known.join(", ")),
-            ));
+            let problem = match known.as_slice() {
+                [] => "the backup has no tablespaces".to_owned(),
+                known => format!("the backup has no such tablespace; it has: {}", known.join(", ")),
+            };
+            return Err(wrong(mapping, problem));
         }
     }
     let mut mapped: Vec<Tablespace> = Vec::new();
