@@ -9,6 +9,7 @@ use tidemark_postgres::restore::{
     PrivateConfig, ReplayProgress, RestoredServer, ServerLaunch, ServerPrograms, ServerState, TargetAction,
 };
 use tidemark_types::{ErrorClass, Lsn, WalSegmentSize};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Action, RestoreArgs};
 use crate::exit::Failure;
@@ -45,11 +46,34 @@ pub async fn verify_log(source: &SegmentSource) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the server, waits until it stands at the target, and ends as `--action` asks.
+/// Starts the server, waits until it stands at the target, and ends as `--action` asks. Called off by SIGINT and SIGTERM,
+/// so that no server is left that nobody watches.
 ///
 /// # Errors
-/// When it ends or stops elsewhere.
+/// When it ends or stops elsewhere; `Cancelled`.
 pub async fn start(
+    args: &RestoreArgs,
+    prepared: &Prepared,
+    plan: &Plan,
+    source: SegmentSource,
+    phases: Phases,
+) -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = recover(args, prepared, plan, source, phases) => return done,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let message = format!(
+        "called off; the server on {} shuts down",
+        prepared.place.data.display()
+    );
+    Err(Failure::new(ErrorClass::Cancelled, message)
+        .hint("the same command with --delta restores over what is there")
+        .into())
+}
+
+async fn recover(
     args: &RestoreArgs,
     prepared: &Prepared,
     plan: &Plan,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tidemark_testkit::{
-    Agent, Finished, Garage, PgVersion, PostgresServer, Scratch, ServerUser, TcpProxy, TestRepository, run,
-    wait_for,
+    Agent, Daemon, Finished, Garage, PgVersion, PostgresServer, ProxyMode, Scratch, ServerUser, Signal,
+    TcpProxy, TestRepository, run, wait_for,
 };
 
 use crate::protected::{
@@ -161,6 +161,54 @@ fn over_an_earlier_directory_only_what_differs_is_fetched() {
     assert!(message.contains("postmaster.pid"), "{message}");
     assert_eq!(digest(|table| restored.client().digest(table)), expected);
     restored.assert_sound();
+}
+
+#[test]
+fn a_restore_that_is_called_off_leaves_no_server_and_is_done_again_over_what_it_left() {
+    const VERSION: PgVersion = PgVersion::V17;
+    let garage = Garage::start_new();
+    let proxy = TcpProxy::start(garage.endpoint().address);
+    let repository = TestRepository::s3(&garage.endpoint().by_way_of(proxy.address()), "called-off");
+    let (server, agent, location) = protected(&repository, VERSION);
+    server.psql("INSERT INTO settled SELECT n, md5(random()::text) FROM generate_series(1, 100000) AS n");
+    let expected = digest(|table| server.digest(table));
+    wait_until_durable(&agent, &server);
+    server.kill9();
+    agent.kill9();
+    let scratch = Scratch::new("called-off");
+    let (data, far) = (scratch.path().join("data"), scratch.subdir("far"));
+    let mut command = restore_tool(&repository, "restore");
+    command
+        .args(["--target-latest", "--start", "--pg-bin"])
+        .arg(VERSION.bin_dir());
+    command.args(["--tablespace", &mapping(&location, &far)]);
+    command.arg("--to").arg(&data);
+    // The log takes seconds at this rate, so that the server is still waiting for it when nothing comes any more.
+    proxy.set(ProxyMode::Throttle(3 << 20));
+    let restoring = Daemon::spawn("tidemark-restore", &mut command, &scratch.path().join("log"));
+    let pid = data.join("postmaster.pid");
+    let settings = data.join("postgresql.auto.conf");
+    wait_for("the files to be laid down", PATIENCE, || {
+        settings.exists() && data.join("recovery.signal").exists()
+    });
+    proxy.set(ProxyMode::Hang);
+    wait_for("the server to start", PATIENCE, || pid.exists());
+    restoring.signal(Signal::INT);
+    let status = restoring.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1), "{}", restoring.log_text());
+    assert!(
+        restoring.log_text().contains("called off"),
+        "{}",
+        restoring.log_text()
+    );
+    wait_for("its server to end", PATIENCE, || !pid.exists());
+
+    proxy.set(ProxyMode::Pass);
+    run(command.arg("--delta").args(["--action", "shutdown"])).expect_success();
+    let restored = PostgresServer::on_data_directory(VERSION, &data);
+    fs::remove_file(data.join("recovery.signal")).unwrap();
+    restored.start();
+    assert_eq!(digest(|table| restored.digest(table)), expected);
 }
 
 /// A restore with `--delta` over `data`.
