@@ -1,5 +1,6 @@
 //! `restore`: from a plan to a data directory, and with `--start` to a server that stands at the target.
 
+mod configuration;
 mod delta;
 mod files;
 mod owner;
@@ -112,7 +113,7 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
         Err(error) => return Err(error.into()),
     };
     let owner = Owner::find(args.owner.as_deref(), &args.to)?;
-    let place = Place::check(args, &facts.tablespaces, plan)?;
+    let place = Place::check(args, &facts, plan)?;
     Ok(Prepared {
         reader: Arc::new(reader),
         facts,
@@ -159,6 +160,9 @@ async fn write_state(
     let path = dir.path().join("plan.json");
     std::fs::write(&path, serde_json::to_vec_pretty(plan)?)
         .with_context(|| format!("write {}", path.display()))?;
+    if let Some(folder) = &prepared.place.configuration {
+        configuration::write(&prepared.facts.server, folder)?;
+    }
     prepared.owner.give_all(dir.path())?;
     Ok(SegmentSource::new(
         archive.clone(),
@@ -226,8 +230,14 @@ fn how_to_start(args: &RestoreArgs, prepared: &Prepared) -> String {
         .owner
         .ids()
         .map_or("", |_| ", as the owner of its files,");
+    let lacking = if prepared.place.data.join("postgresql.conf").exists() {
+        ""
+    } else {
+        "it has no postgresql.conf, so it needs -c config_file=… with one that does not name another data_directory; or \
+         restore with --start\n"
+    };
     format!(
-        "start it{by} with: {program} -D {}\nit fetches its log by itself from the repository, recovers to the target and {end}; \
+        "{lacking}start it{by} with: {program} -D {}\nit fetches its log by itself from the repository, recovers to the target and {end}; \
          archiving is off\nkeep {} until it has recovered",
         prepared.place.data.display(),
         prepared.place.state.path().display()

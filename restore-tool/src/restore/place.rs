@@ -6,13 +6,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tidemark_postgres::basebackup::Tablespace;
+use tidemark_postgres::basebackup::{ManifestFacts, Tablespace};
 use tidemark_postgres::restore::{check_tablespaces_empty, map_tablespaces};
 use tidemark_types::{ByteSize, ErrorClass};
 
 use crate::cli::RestoreArgs;
 use crate::exit::Failure;
 use crate::plan::Plan;
+use crate::restore::configuration;
 use crate::restore::delta::leads_to;
 use crate::wal::state::StateDir;
 
@@ -28,6 +29,8 @@ pub struct Place {
     pub tablespaces: Vec<Tablespace>,
     /// The folder beside the data directory.
     pub state: StateDir,
+    /// The folder for configuration files that lay outside the lost server's data directory, if there are any.
+    pub configuration: Option<PathBuf>,
 }
 
 impl Place {
@@ -35,7 +38,7 @@ impl Place {
     ///
     /// # Errors
     /// `Conflict` when something is there already; when the disk is too small.
-    pub fn check(args: &RestoreArgs, tablespaces: &[Tablespace], plan: &Plan) -> anyhow::Result<Place> {
+    pub fn check(args: &RestoreArgs, facts: &ManifestFacts, plan: &Plan) -> anyhow::Result<Place> {
         let data = std::path::absolute(&args.to).context("find the target directory")?;
         let entries = entries_of(&data)?;
         if entries > 0 && !args.delta {
@@ -60,7 +63,7 @@ impl Place {
             );
             return Err(Failure::new(ErrorClass::Conflict, message).into());
         }
-        let tablespaces = map_tablespaces(tablespaces, &args.tablespace)?;
+        let tablespaces = map_tablespaces(&facts.tablespaces, &args.tablespace)?;
         let is_new = |space: &Tablespace| !(args.delta && leads_to(&data, space));
         let new: Vec<Tablespace> = tablespaces
             .iter()
@@ -76,10 +79,12 @@ impl Place {
         }
         let mut state = data.clone().into_os_string();
         state.push(".tidemark");
+        let state = StateDir::new(PathBuf::from(state));
         Ok(Place {
             data,
             tablespaces,
-            state: StateDir::new(PathBuf::from(state)),
+            configuration: configuration::folder(&facts.server, state.path()),
+            state,
         })
     }
 

@@ -92,6 +92,8 @@ pub struct Running {
 pub struct Summary<'a> {
     data_directory: &'a Path,
     state_directory: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<&'a Path>,
     /// `restored`, `promoted`, `paused` or `shut down`.
     state: &'static str,
     socket: Option<PathBuf>,
@@ -110,6 +112,7 @@ impl<'a> Summary<'a> {
         Summary {
             data_directory: &place.data,
             state_directory: place.state.path(),
+            configuration: place.configuration.as_deref(),
             state: "restored",
             socket: None,
             port: None,
@@ -163,6 +166,12 @@ impl<'a> Summary<'a> {
             println!(
                 "stands at {} of timeline {}; {commit}",
                 stopped.lsn, stopped.timeline
+            );
+        }
+        if let Some(configuration) = self.configuration {
+            println!(
+                "configuration of the lost server from outside its data directory: {}",
+                configuration.display()
             );
         }
         if let Some(running) = &self.running {

@@ -1,6 +1,7 @@
 //! The whole cycle on real servers and stores: write, back up, write on, kill, restore, compare. Both programs are run
 //! as they were built, from outside.
 
+mod configuration;
 mod crashes;
 mod delta;
 mod divergence;
