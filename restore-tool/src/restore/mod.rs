@@ -112,8 +112,8 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
         Err(_) if !args.start && args.pg_bin.is_none() => None,
         Err(error) => return Err(error.into()),
     };
-    let owner = Owner::find(args.owner.as_deref(), &args.to)?;
     let place = Place::check(args, &facts, plan)?;
+    let owner = Owner::find(args.owner.as_deref(), &place.data)?;
     Ok(Prepared {
         reader: Arc::new(reader),
         facts,

@@ -39,7 +39,7 @@ impl Place {
     /// # Errors
     /// `Conflict` when something is there already; when the disk is too small.
     pub fn check(args: &RestoreArgs, facts: &ManifestFacts, plan: &Plan) -> anyhow::Result<Place> {
-        let data = std::path::absolute(&args.to).context("find the target directory")?;
+        let (data, state) = data_and_state(&args.to)?;
         let entries = entries_of(&data)?;
         if entries > 0 && !args.delta {
             let message = format!("{} is not empty", data.display());
@@ -63,6 +63,15 @@ impl Place {
             );
             return Err(Failure::new(ErrorClass::Conflict, message).into());
         }
+        if entries_of(state.path())? > 0 && !state.is_one() {
+            let message = format!(
+                "{} is needed for the restore and holds something else",
+                state.path().display()
+            );
+            return Err(Failure::new(ErrorClass::Conflict, message)
+                .hint("move it away, or restore into another directory")
+                .into());
+        }
         let tablespaces = map_tablespaces(&facts.tablespaces, &args.tablespace)?;
         let is_new = |space: &Tablespace| !(args.delta && leads_to(&data, space));
         let new: Vec<Tablespace> = tablespaces
@@ -77,9 +86,6 @@ impl Place {
                 plan.base.bytes.saturating_add(plan.log_bytes().min(LOG_ROOM)),
             )?;
         }
-        let mut state = data.clone().into_os_string();
-        state.push(".tidemark");
-        let state = StateDir::new(PathBuf::from(state));
         Ok(Place {
             data,
             tablespaces,
@@ -121,6 +127,16 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
     .with_context(|| format!("make {}", path.display()))
 }
 
+/// The data directory as an absolute path, and the folder beside it.
+fn data_and_state(to: &Path) -> anyhow::Result<(PathBuf, StateDir)> {
+    let absolute = std::path::absolute(to).context("find the target directory")?;
+    // Put together anew it has no slash at its end, behind which the folder would lie inside.
+    let data: PathBuf = absolute.components().collect();
+    let mut state = data.clone().into_os_string();
+    state.push(".tidemark");
+    Ok((data, StateDir::new(PathBuf::from(state))))
+}
+
 fn entries_of(path: &Path) -> anyhow::Result<usize> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.count()),
@@ -154,4 +170,23 @@ fn check_room(data: &Path, needed: u64) -> anyhow::Result<()> {
     Err(Failure::new(ErrorClass::Config, message)
         .hint("restore onto a larger disk; nothing was written")
         .into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_lies_beside_the_data_directory_however_that_is_written() {
+        for to in [
+            "/restore/shop",
+            "/restore/shop/",
+            "/restore//shop//",
+            "/restore/./shop/.",
+        ] {
+            let (data, state) = data_and_state(Path::new(to)).unwrap();
+            assert_eq!(data.as_os_str(), "/restore/shop", "{to}");
+            assert_eq!(state.path().as_os_str(), "/restore/shop.tidemark", "{to}");
+        }
+    }
 }

@@ -57,6 +57,11 @@ impl StateDir {
         &self.0
     }
 
+    /// Whether it was made by a restore.
+    pub fn is_one(&self) -> bool {
+        self.0.join(WAL_FOLDER).is_dir()
+    }
+
     /// Where the segment or history file `name` waits to be taken.
     pub fn waiting(&self, name: &str) -> PathBuf {
         self.0.join(WAL_FOLDER).join(name)

@@ -92,6 +92,15 @@ fn a_directory_that_is_not_empty_is_left_alone() {
     );
     assert_eq!(fs::read_to_string(precious).unwrap(), "data");
     assert_eq!(fs::read_dir(restore.data_directory()).unwrap().count(), 1);
+
+    // Neither is the folder beside it that a restore needs.
+    fs::remove_dir_all(restore.data_directory()).unwrap();
+    let beside = restore.data_directory().with_file_name("data.tidemark");
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("precious"), "data").unwrap();
+    let message = restore.run().expect_code(6);
+    assert!(message.contains("holds something else"), "{message}");
+    assert_eq!(fs::read_to_string(beside.join("precious")).unwrap(), "data");
 }
 
 #[test]

@@ -81,6 +81,24 @@ fn a_target_between_two_commits_close_together_tells_them_apart() {
     );
 }
 
+/// What `list` shows as the ends of the recovery window can be planned.
+fn assert_windows_can_be_reached(repository: &TestRepository) {
+    let listing = run(restore_tool(repository, "list").arg("--json")).expect_success();
+    let listing: serde_json::Value = serde_json::from_str(&listing).expect("JSON");
+    let window = &listing[0]["recovery_windows"][0];
+    for (option, bound) in [
+        ("--target-time", "earliest_time"),
+        ("--target-time", "latest_time"),
+        ("--target-lsn", "earliest_lsn"),
+        ("--target-lsn", "latest_lsn"),
+    ] {
+        let bound = window[bound]
+            .as_str()
+            .unwrap_or_else(|| panic!("{bound} in {listing}"));
+        run(restore_tool(repository, "plan").args([option, bound])).expect_success();
+    }
+}
+
 #[test]
 fn an_idle_database_is_restored_to_a_time_after_its_last_commit() {
     let repository = TestRepository::file();
@@ -94,6 +112,7 @@ fn an_idle_database_is_restored_to_a_time_after_its_last_commit() {
         thread::sleep(Duration::from_millis(500));
         plan().code() == Some(0)
     });
+    assert_windows_can_be_reached(&repository);
     server.kill9();
     agent.kill9();
     assert_eq!(
