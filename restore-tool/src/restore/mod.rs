@@ -8,6 +8,7 @@ mod place;
 mod run;
 mod summary;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -114,6 +115,8 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
     };
     let place = Place::check(args, &facts, plan)?;
     let owner = Owner::find(args.owner.as_deref(), &place.data)?;
+    owner.check_reaches(&place.data, "its data directory")?;
+    owner.check_reaches(&this_program()?, "its restore_command")?;
     Ok(Prepared {
         reader: Arc::new(reader),
         facts,
@@ -186,12 +189,16 @@ async fn write_recovery(args: &RestoreArgs, prepared: &Prepared, plan: &Plan) ->
     Ok(tokio::task::spawn_blocking(move || settings.write(&data)).await??)
 }
 
+fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("find the path of this program")
+}
+
 fn recovery_settings(
     prepared: &Prepared,
     plan: &Plan,
     action: TargetAction,
 ) -> anyhow::Result<RecoverySettings> {
-    let program = std::env::current_exe().context("find the path of this program")?;
+    let program = this_program()?;
     let not_text =
         || Failure::usage("paths that are not valid UTF-8 cannot be written into a restore_command");
     let program = program.to_str().ok_or_else(not_text)?;

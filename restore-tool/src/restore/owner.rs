@@ -1,5 +1,6 @@
 //! Who restored files belong to. PostgreSQL refuses to run as root, so a restore by root hands them over.
 
+use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 
@@ -53,6 +54,30 @@ impl Owner {
         self.0
     }
 
+    /// Makes sure that a server of this owner gets as far as `path`, as far as that is there yet: what root sees at once
+    /// may lie in a home directory that is closed to everybody else.
+    ///
+    /// # Errors
+    /// When a directory on the way is closed to the owner; `purpose` says what the server needs the path for.
+    pub fn check_reaches(self, path: &Path, purpose: &str) -> anyhow::Result<()> {
+        let Some((user, _)) = self.0 else {
+            return Ok(());
+        };
+        let closed =
+            |directory: &&Path| std::fs::metadata(directory).is_ok_and(|found| !may_enter(&found, user));
+        let Some(closed) = path.ancestors().skip(1).find(closed) else {
+            return Ok(());
+        };
+        let message = format!(
+            "the server will run as user {user}, to whom {} is closed, and {} is {purpose}",
+            closed.display(),
+            path.display()
+        );
+        Err(Failure::usage(message)
+            .hint("move it to where everybody may look, or open that directory with chmod o+x")
+            .into())
+    }
+
     /// Hands one path over, without following it.
     ///
     /// # Errors
@@ -81,6 +106,13 @@ impl Owner {
         }
         Ok(())
     }
+}
+
+/// Whether a user may be able to search a directory. Open to a group counts as open: the user may belong to it, and an
+/// access list shows in those bits.
+fn may_enter(directory: &Metadata, user: u32) -> bool {
+    let bits = if directory.uid() == user { 0o100 } else { 0o011 };
+    directory.mode() & bits != 0
 }
 
 /// User and group id of an account, from /etc/passwd.

@@ -1,7 +1,7 @@
 //! Restores over an earlier data directory, and to whom what is restored belongs.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -312,6 +312,21 @@ fn what_root_restores_belongs_to_the_servers_user() {
     .expect_code(2);
     assert!(message.contains("no-such-user"), "{message}");
     assert!(!scratch.path().join("nobody").exists());
+    // What root sees and the server would not.
+    let closed = scratch.subdir("closed");
+    std::os::unix::fs::chown(&closed, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let program = closed.join("tidemark-restore");
+    fs::copy(by_servers_user.get_program(), &program).unwrap();
+    let open = command("open", &[]);
+    let mut from_closed = Command::new(&program);
+    from_closed.args(open.get_args());
+    for mut refused in [as_ourselves(&command("closed/data", &[])), from_closed] {
+        let message = run(&mut refused).expect_code(2);
+        assert!(message.contains("is closed"), "{message}");
+    }
+    assert_eq!(fs::read_dir(&closed).unwrap().count(), 1, "something was written");
+    assert!(!scratch.path().join("open").exists());
     // Named, and by default the owner of the directory above.
     for (name, named) in [("named", &["--owner", "postgres"][..]), ("unnamed", &[])] {
         let mut command = as_ourselves(&command(name, named));
