@@ -211,13 +211,13 @@ fn render(shown: &Shown) -> String {
 
 fn render_log(shown: &Shown, lines: &mut Lines) {
     for window in &shown.recovery_windows {
-        let lsns = format!("LSN {} to {}", window.earliest_lsn, window.latest_lsn);
+        let lsns = format!("{} to {}", window.earliest_lsn, window.latest_lsn);
         let times = window.earliest_time.zip(window.latest_time);
         lines.add(
             "recoverable",
             times.map_or_else(
-                || format!("{lsns}; no time yet: no transaction and no agent tells of one"),
-                |(earliest, latest)| format!("{earliest} to {latest}  ({lsns})"),
+                || format!("by LSN only, {lsns}: nothing tells that any time can be reached"),
+                |(earliest, latest)| format!("{earliest} to {latest}  (LSN {lsns})"),
             ),
         );
     }

@@ -88,16 +88,17 @@ impl Search<'_> {
         };
         let end = base.end.lsn;
         let begin = base.begin.lsn.align_down(log.segment_size().bytes());
-        // Of a prepared transaction only the last in the log counts: see `until`.
-        let last = self.last_before(line, end)?;
-        let mut newest = last.filter(|last| begin <= last.begin).map(|last| last.time);
-        for (slice, named) in log
-            .slices()
-            .enumerate()
-            .skip_while(|(_, named)| named.begin < begin)
-            .take_while(|(_, named)| named.begin < end)
-            .filter(|(_, named)| named.may_end_transactions())
-        {
+        let needed = log.slices().enumerate();
+        let needed = needed.skip_while(|(_, named)| named.begin < begin);
+        let needed = needed.take_while(|(_, named)| named.begin < end);
+        let needed: Vec<_> = needed.filter(|(_, named)| named.may_end_or_prepare()).collect();
+        let mut newest = None;
+        if !needed.is_empty() {
+            // Of a prepared transaction only the last in the log counts: see `until`.
+            let last = self.last_before(line, end)?;
+            newest = last.filter(|last| begin <= last.begin).map(|last| last.time);
+        }
+        for (slice, named) in needed {
             let is_told = named.end <= end && !named.key.flags.has(SliceFlags::UNINDEXED);
             newest = newest.max(if is_told {
                 named.key.times.map(|range| range.max)

@@ -116,10 +116,10 @@ fn over_an_earlier_directory_only_what_differs_is_fetched() {
     over.run().expect_success();
     let whole = proxy.forwarded() - before;
 
-    // Time goes by, and another backup is made.
+    // Time goes by, and another backup is made, most of which lies in the first one's packs.
     agent.start();
     server.psql("UPDATE busy SET changes = changes + 1; DROP TABLE doomed; UPDATE elsewhere SET n = n + 1");
-    take_backup(&agent, &["--full"]);
+    take_backup(&agent, &[]);
     server.psql("UPDATE busy SET changes = changes + 1 WHERE n % 7 = 0");
     wait_until_durable(&agent, &server);
     let expected = digest(|table| server.digest(table));
@@ -144,6 +144,7 @@ fn over_an_earlier_directory_only_what_differs_is_fetched() {
         differing < whole / 3,
         "{differing} bytes were moved, and {whole} for the whole of it"
     );
+    assert_eq!(restored.report()["plan"]["base"]["kind"], "incremental");
     let data = restored.data_directory().to_owned();
     for stranger in [
         "stranger",
