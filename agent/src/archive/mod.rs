@@ -3,6 +3,7 @@
 
 mod changes;
 mod follow;
+mod fork;
 mod intake;
 mod lease_keeper;
 pub mod lsn_map;
@@ -333,9 +334,17 @@ impl LogTask {
         } else {
             Overlap::Compared
         };
-        let Some(wanted) = continue_from(branch, &mut slices, &source.history, size, overlap) else {
+        let Some(mut wanted) = continue_from(branch, &mut slices, &source.history, size, overlap) else {
             return self.start(source, fresh, None).await;
         };
+        fork::compare_with_parent(
+            archive,
+            &source.history,
+            wanted.timeline,
+            size,
+            &mut wanted.resume,
+        )
+        .await?;
         self.check_not_behind(source, &wanted)?;
         let stored_end = wanted.resume.durable;
         let broken_off = memory

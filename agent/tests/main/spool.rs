@@ -10,7 +10,7 @@ use tidemark_storage::StorageOptions;
 use tidemark_testkit::{
     Agent, PgVersion, PostgresServer, Scratch, TestRepository, accessible_copy, run, wait_for,
 };
-use tidemark_types::{Lsn, SegmentName, Timestamp, WalSegmentSize};
+use tidemark_types::{Lsn, SegmentName, TimelineHistory, TimelineId, Timestamp, WalSegmentSize};
 
 const VERSION: PgVersion = PgVersion::V17;
 const SOON: Duration = Duration::from_secs(60);
@@ -400,6 +400,17 @@ fn a_promotion_goes_on_in_a_branch_of_its_own_with_its_history_before_it() {
     assert_eq!(partial.len(), 1, "{partial:?}");
     let kept = fs::read(archived.kept().join(&partial[0])).unwrap();
     assert!(stored.branch_file(1, &partial[0]) == Some(kept));
-    assert_eq!((stored.runs(1).len(), stored.runs(2).len()), (1, 1));
+    let (parent, child) = (stored.runs(1), stored.runs(2));
+    assert_eq!((parent.len(), child.len()), (1, 1));
+    // The parent reaches to the fork, though its last segment came as `.partial` and in the child's copy only.
+    let history = stored.branch_file(2, "00000002.history").unwrap();
+    let history = TimelineHistory::parse(TimelineId(2), &String::from_utf8_lossy(&history)).unwrap();
+    let fork = history.begin();
+    let end = parent[0].end.position;
+    assert_eq!(
+        (end.file, end.offset),
+        (size().segment_of(fork).0, size().offset_of(fork))
+    );
+    assert_eq!(child[0].begin.position.file, end.file);
     assert_eq!(stored.gaps(), []);
 }

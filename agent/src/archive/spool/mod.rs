@@ -7,6 +7,7 @@ mod access;
 mod files;
 mod hole;
 mod name;
+mod past;
 mod plan;
 mod prime;
 mod segment;

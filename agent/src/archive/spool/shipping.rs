@@ -17,15 +17,17 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::super::fork::compare_with_parent;
 use super::super::intake::Intake;
-use super::super::lsn_map::{branch_of, lsn_of, position_of, timeline_of};
+use super::super::lsn_map::{branch_of, lsn_of};
 use super::super::shipper::Cadence;
 use super::super::source::adopt_hint;
-use super::super::start::{Start, begin_segment, branch_to_continue, continue_from_file};
+use super::super::start::{Start, begin_segment, continue_from_file};
 use super::access::denied;
 use super::files::{blocking, list, read_branch_file};
 use super::hole::{Holes, Patience};
 use super::name::{Kind, SpoolFile};
+use super::past::{descent, stored_history};
 use super::plan::{Past, Step, of_known_branch, of_new_branch};
 use super::prime::primed_decoder;
 use super::segment::{Expected, PIECE_LEN, chain_hash, stored_hashes};
@@ -276,19 +278,52 @@ impl<'a> Shipping<'a> {
                 Some(hole)
             }
         };
-        // Refused before a gap is recorded for it.
+        // Refused before a gap is recorded for it, or anything else made of it.
         self.open_segment(file).await?;
         self.settle().await?;
-        if let Some(hole) = hole {
-            self.holes.record(&self.parts, hole, file).await?;
+        match hole {
+            Some(hole) => self.holes.record(&self.parts, hole, file).await?,
+            None if self.complete_ancestors(file, stop).await? == Outcome::Stopped => {
+                return Ok(Outcome::Stopped);
+            }
+            None => {}
         }
-        let start = begin_segment(
-            file.timeline,
-            self.parts.segment_size.start_of(file.segment),
-            self.parts.segment_size,
-        );
-        self.open_at(start, None);
+        let history = stored_history(self.parts.archive, file.timeline).await?;
+        self.begin(file.timeline, file, history.as_ref()).await?;
         self.receive(file, stop).await
+    }
+
+    /// Stores, under the timelines that the first segment of another one repeats, what of them came in it only: the
+    /// last segment of a timeline that was left is archived as `.partial`, which is no part of its log.
+    async fn complete_ancestors(
+        &mut self,
+        file: &SpoolFile,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Outcome> {
+        let size = self.parts.segment_size;
+        let Some(descent) = descent(&self.parts, file.timeline).await? else {
+            return Ok(Outcome::Done);
+        };
+        for ancestor in descent.repeated_in(file.segment, size) {
+            if !self.reopen(ancestor.timeline).await? {
+                self.begin(ancestor.timeline, file, Some(&descent.history))
+                    .await?;
+            }
+            let Some(open) = &self.open else { continue };
+            let stored = lsn_of(open.intake.shipper.durable(), size);
+            if open.intake.lsn() != size.start_of(file.segment) || stored >= ancestor.end {
+                continue;
+            }
+            if self.feed(file, ancestor.end, stop).await? == Outcome::Stopped {
+                return Ok(Outcome::Stopped);
+            }
+            if let Some(open) = &mut self.open {
+                open.intake.cut();
+            }
+            self.settle().await?;
+            tracing::info!(timeline = %ancestor.timeline, end = %ancestor.end, "stored the end of a timeline that was left");
+        }
+        Ok(Outcome::Done)
     }
 
     /// What a segment is to what is stored. Opens its timeline when log of it is stored.
@@ -300,11 +335,9 @@ impl<'a> Shipping<'a> {
             .is_none_or(|open| open.timeline != file.timeline)
             && !self.reopen(file.timeline).await?
         {
-            return Ok(of_new_branch(
-                branch,
-                file.segment,
-                self.past(file.timeline).await?,
-            ));
+            let descent = descent(&self.parts, file.timeline).await?;
+            let past = descent.map_or(Past::Nothing, |descent| descent.past(self.parts.segment_size));
+            return Ok(of_new_branch(branch, file.segment, past));
         }
         let position = self.open.as_ref().map(|open| open.intake.shipper.position());
         Ok(of_known_branch(
@@ -326,13 +359,33 @@ impl<'a> Shipping<'a> {
         let mut slices = archive
             .slices(branch, backup.map_or(0, |backup| backup.first_file))
             .await?;
-        let Some((start, run)) = continue_from_file(branch, &mut slices, size) else {
+        let Some((mut start, run)) = continue_from_file(branch, &mut slices, size) else {
             return Ok(false);
         };
+        if let Some(history) = stored_history(archive, timeline).await? {
+            compare_with_parent(archive, &history, timeline, size, &mut start.resume).await?;
+        }
         let decoder = primed_decoder(archive, &run, &start, size).await?;
         tracing::info!(position = %lsn_of(run.end.position, size), %timeline, "the log goes on from the spool");
         self.open_at(start, decoder);
         Ok(true)
+    }
+
+    /// Opens a timeline that nothing is stored of, or nothing that leads to the segment of `file`, with that segment.
+    /// `history` is its own, or a descendant's.
+    async fn begin(
+        &mut self,
+        timeline: TimelineId,
+        file: &SpoolFile,
+        history: Option<&TimelineHistory>,
+    ) -> anyhow::Result<()> {
+        let (archive, size) = (self.parts.archive, self.parts.segment_size);
+        let mut start = begin_segment(timeline, size.start_of(file.segment), size);
+        if let Some(history) = history {
+            compare_with_parent(archive, history, timeline, size, &mut start.resume).await?;
+        }
+        self.open_at(start, None);
+        Ok(())
     }
 
     fn open_at(&mut self, start: Start, decoder: Option<tidemark_postgres::wal::WalDecoder>) {
@@ -356,56 +409,6 @@ impl<'a> Shipping<'a> {
         self.open = Some(Open { timeline, intake });
     }
 
-    /// What is stored of the past of a timeline that nothing is stored of.
-    async fn past(&self, timeline: TimelineId) -> anyhow::Result<Past> {
-        let (archive, size) = (self.parts.archive, self.parts.segment_size);
-        let branches = archive.branches().await?;
-        if branches.is_empty() {
-            return Ok(Past::Nothing);
-        }
-        let history = self.history(timeline).await?;
-        let backup = self
-            .parts
-            .newest_backup
-            .map(|backup| (backup.timeline, backup.end));
-        let ancestor = branch_to_continue(&branches, &history, backup).map_err(|error| {
-            Failure::new(ErrorClass::Conflict, error.to_string()).hint(adopt_hint(self.parts.settings))
-        })?;
-        let Some(ancestor) = ancestor else {
-            return Ok(Past::Nothing);
-        };
-        let mut slices = archive.slices(ancestor, 0).await?;
-        let stored = continue_from_file(ancestor, &mut slices, size);
-        let fork = history.end_of(timeline_of(ancestor)).flatten();
-        Ok(match (stored, fork) {
-            (Some((start, _)), Some(fork)) => Past::Stored {
-                branch: ancestor,
-                end: start.resume.durable,
-                fork: position_of(fork, size),
-            },
-            _ => Past::Nothing,
-        })
-    }
-
-    /// The past of a timeline, from its history file, which came before any of its segments.
-    async fn history(&self, timeline: TimelineId) -> anyhow::Result<TimelineHistory> {
-        if timeline == TimelineId(1) {
-            return Ok(TimelineHistory::root(timeline));
-        }
-        let name = timeline.history_file_name();
-        let text = self
-            .parts
-            .archive
-            .read_branch_file(branch_of(timeline), &name)
-            .await?;
-        let Some(text) = text else {
-            let message = format!("the spool has segments of timeline {timeline}, and {name} never came");
-            let hint = format!("copy pg_wal/{name} of the server into the spool");
-            return Err(Failure::new(ErrorClass::Transient, message).hint(hint).into());
-        };
-        Ok(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))?)
-    }
-
     /// Opens and checks the file of a segment.
     async fn open_segment(&self, file: &SpoolFile) -> anyhow::Result<std::fs::File> {
         let (path, segment) = (self.parts.directory.join(&file.name), file.segment);
@@ -415,9 +418,27 @@ impl<'a> Shipping<'a> {
 
     /// Takes in the bytes of the next segment of the open timeline.
     async fn receive(&mut self, file: &SpoolFile, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+        let end = self.parts.segment_size.end_of(file.segment);
+        if self.feed(file, end, stop).await? == Outcome::Stopped {
+            return Ok(Outcome::Stopped);
+        }
+        self.in_flight.push_back(InFlight {
+            name: file.name.clone(),
+            end: LogPosition::start_of(file.segment.next().0),
+        });
+        self.durable_moved().await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Takes in the bytes of a segment up to `end` for the open timeline, which must stand at its start.
+    async fn feed(
+        &mut self,
+        file: &SpoolFile,
+        end: Lsn,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Outcome> {
         let path = self.parts.directory.join(&file.name);
         let mut source = tokio::fs::File::from_std(self.open_segment(file).await?);
-        let end = self.parts.segment_size.end_of(file.segment);
         let mut piece = vec![0; PIECE_LEN];
         loop {
             while !self.has_room() {
@@ -433,13 +454,14 @@ impl<'a> Shipping<'a> {
             };
             let at = open.intake.lsn();
             if at == end {
-                break;
+                return Ok(Outcome::Done);
             }
             let read = source
                 .read(&mut piece)
                 .await
                 .map_err(|error| denied(error, "read", &path))?;
-            let bytes = piece.get(..read).unwrap_or_default();
+            let wanted = usize::try_from(end.bytes_since(at)).unwrap_or(usize::MAX);
+            let bytes = piece.get(..read.min(wanted)).unwrap_or_default();
             if bytes.is_empty() {
                 let message = format!("{} became shorter while it was read", path.display());
                 return Err(Failure::new(ErrorClass::Transient, message).into());
@@ -449,12 +471,6 @@ impl<'a> Shipping<'a> {
                 .with_context(|| format!("archive {}", path.display()))?;
             self.received();
         }
-        self.in_flight.push_back(InFlight {
-            name: file.name.clone(),
-            end: LogPosition::start_of(file.segment.next().0),
-        });
-        self.durable_moved().await?;
-        Ok(Outcome::Done)
     }
 
     fn has_room(&self) -> bool {

@@ -69,7 +69,8 @@ pub struct Resume {
     pub seed: ChainHash,
     /// Where what is stored ends: `start` when nothing is. Bytes before are compared, not written again.
     pub durable: LogPosition,
-    /// Points that received bytes must pass with the same hash, sorted.
+    /// Points that received bytes must pass with the same hash, sorted. Past `durable` they tell what the log repeats of
+    /// another one: nothing is cut before the last of them, but for complete grains, whose borders must be among them.
     pub known: Vec<ChainPoint>,
     /// Facts in the keys of stored slices from `start` on, by position of their end, sorted. They are merged into
     /// wider slices, because a parser that joined in mid-log may have missed the first record.
@@ -110,6 +111,8 @@ pub struct SliceAssembler {
     cuts: u32,
     /// Newest commit time seen.
     last_time: Option<Timestamp>,
+    /// What is received up to here is compared.
+    compared_to: LogPosition,
     known: std::iter::Peekable<std::vec::IntoIter<ChainPoint>>,
     stored_facts: std::iter::Peekable<std::vec::IntoIter<(LogPosition, SliceFacts)>>,
 }
@@ -121,13 +124,14 @@ impl SliceAssembler {
             position: resume.start,
             hash: resume.seed,
         };
-        // Until the stored end has been reached, its hash is that of the last known point.
+        // Until the stored end has been reached, its hash is that of the known point there.
         let durable = resume
             .known
-            .last()
+            .iter()
+            .rfind(|point| point.position == resume.durable)
             .copied()
-            .filter(|point| point.position == resume.durable)
             .unwrap_or(seed);
+        let last_known = resume.known.last().map_or(resume.start, |point| point.position);
         SliceAssembler {
             hash: RunningHash::new(key, resume.seed),
             position: resume.start,
@@ -142,6 +146,7 @@ impl SliceAssembler {
             since_grain: SliceFacts::default(),
             cuts: 0,
             last_time: None,
+            compared_to: last_known.max(durable.position),
             known: resume.known.into_iter().peekable(),
             stored_facts: resume.stored_facts.into_iter().peekable(),
         }
@@ -157,7 +162,7 @@ impl SliceAssembler {
     pub fn room(&self) -> u64 {
         let grain = GRAIN_LEN - (self.position.offset - self.grain_begin.offset);
         match self.last_cut.position {
-            cut if self.is_comparing() && cut.file == self.position.file => {
+            cut if self.position < cut && cut.file == self.position.file => {
                 grain.min(cut.offset - self.position.offset)
             }
             _ => grain,
@@ -173,9 +178,9 @@ impl SliceAssembler {
         self.position > self.last_cut.position
     }
 
-    /// Whether what was received does not yet reach what is stored.
+    /// Whether what was received does not yet reach the end of what it is compared with.
     pub fn is_comparing(&self) -> bool {
-        self.position < self.last_cut.position
+        self.position < self.compared_to
     }
 
     /// Takes the next bytes of the log in, at most [`SliceAssembler::room`].
@@ -265,15 +270,15 @@ impl SliceAssembler {
         }
     }
 
-    /// Cuts a slice of all new bytes, `back` bytes after the last whole record: none when there are none. It may be
-    /// followed by a wider one, which supersedes it and those before it. The caller must cut when `room()` is zero or
+    /// Cuts a slice of all new bytes, `back` bytes after the last whole record: none when there are none, or when they
+    /// must be compared first. It may be followed by a wider one, which supersedes it and those before it. The caller must cut when `room()` is zero or
     /// the log file ends (`ends_file`): both begin the next grain.
     ///
     /// The narrow slice is written even where a wide one follows at once: it leads from the slice before to the end of
     /// the wide one, so that every honest chain is seen to close from names alone.
     pub fn cut(&mut self, back: u64, ends_file: bool) -> Vec<SliceDraft> {
         let grain_ends = ends_file || self.grain_is_full();
-        let drafts = if self.has_new_bytes() {
+        let drafts = if self.has_new_bytes() && (grain_ends || !self.is_comparing()) {
             self.drafts(back, ends_file, grain_ends)
         } else {
             Vec::new()

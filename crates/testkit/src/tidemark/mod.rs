@@ -10,6 +10,6 @@ mod restore;
 
 pub use agent::{Agent, AgentBuilder};
 pub use metrics::Metrics;
-pub use program::accessible_copy;
+pub use program::{accessible_copy, program};
 pub use repository::TestRepository;
 pub use restore::{Restore, RestoredServer, tidemark_restore};

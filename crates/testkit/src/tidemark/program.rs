@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 ///
 /// It is what `CARGO_BIN_EXE_<name>` says, when cargo or nextest sets it, else what lies in the target directory of
 /// the running test.
-pub(super) fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let announced = [format!("CARGO_BIN_EXE_{name}"), format!("NEXTEST_BIN_EXE_{name}")];
     let path = announced
         .iter()

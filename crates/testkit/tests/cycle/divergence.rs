@@ -134,3 +134,48 @@ fn a_server_that_lost_log_which_is_stored_is_a_conflict_until_it_is_adopted() {
         .start();
     assert_eq!(earlier.psql("SELECT DISTINCT origin FROM t"), "original");
 }
+
+/// Has `clone`, a copy that went its own way, promoted.
+fn promote_clone(clone: &PostgresServer) {
+    clone.stop(StopMode::Fast);
+    std::fs::write(clone.data_directory().join("standby.signal"), "").unwrap();
+    clone.start();
+    clone.promote();
+}
+
+#[test]
+fn a_clone_that_was_promoted_is_not_spliced_to_what_it_never_had() {
+    let repository = TestRepository::file();
+    let (original, agent) = protect(PgVersion::V17, &repository);
+    original.psql("CREATE TABLE t (n int, origin text)");
+    wait_until_durable(&agent, &original);
+    agent.terminate(PATIENCE);
+    original.stop(StopMode::Fast);
+    let clone = original.copy_files();
+    original.start();
+    agent.start();
+    wait_until_streaming(&agent);
+    // The archive reaches past the place where the clone will leave the timeline.
+    original.psql("INSERT INTO t SELECT i, 'original' FROM generate_series(1, 20000) i");
+    wait_until_durable(&agent, &original);
+    agent.terminate(PATIENCE);
+    original.stop(StopMode::Fast);
+
+    clone.start();
+    clone.psql("INSERT INTO t SELECT i, 'the clone' FROM generate_series(1, 100) i");
+    promote_clone(&clone);
+    clone.psql("INSERT INTO t VALUES (0, 'the clone')");
+    let agent = agent_for(&repository, &clone, "").start();
+    wait_for_agent(&agent, "a conflict", || is_in_state(&agent, "conflict"));
+    agent.kill9();
+    let child = repository
+        .directory()
+        .join("servers")
+        .join(NAME)
+        .join("0001/log/00000002");
+    assert!(!child.exists(), "something of the clone was stored");
+    let restored = restore(&repository, PgVersion::V17)
+        .args(["--timeline", "1", "--target-latest"])
+        .start();
+    assert_eq!(restored.psql("SELECT DISTINCT origin FROM t"), "original");
+}

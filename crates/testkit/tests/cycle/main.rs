@@ -14,6 +14,7 @@ mod protected;
 mod refusals;
 mod segments;
 mod settings;
+mod spool;
 mod standby;
 mod synchronous;
 mod targets;

@@ -184,6 +184,80 @@ fn a_diverged_log_is_found_at_the_first_stored_end_after_the_difference() {
     assert_eq!(diverged.position, LogPosition { file: 0, offset: 400 });
 }
 
+/// A log that repeats another one up to `fork`, whose points are known there and at the borders of grains.
+fn resume_of_repeated(fork: u64) -> Resume {
+    let mut hash = RunningHash::new(KEY, ChainHash::ORIGIN);
+    let mut resume = Resume::origin(0);
+    for begin in (0..fork).step_by(GRAIN_LEN as usize) {
+        let end = fork.min(begin + GRAIN_LEN);
+        hash.update(&content(0, begin, end));
+        resume.known.push(ChainPoint {
+            position: LogPosition { file: 0, offset: end },
+            hash: hash.current(),
+        });
+        hash.next_grain();
+    }
+    resume
+}
+
+#[test]
+fn nothing_is_cut_of_what_a_log_repeats_until_it_was_compared() {
+    let mut assembler = SliceAssembler::new(KEY, resume_of_repeated(1000));
+    assembler.push(&content(0, 0, 999)).unwrap();
+    assert!(assembler.is_comparing());
+    assert!(assembler.cut(0, false).is_empty());
+    assembler.push(&content(0, 999, 1200)).unwrap();
+    assert!(!assembler.is_comparing());
+    let drafts = assembler.cut(0, false);
+    assert_eq!(
+        (drafts.len(), drafts[0].key.begin, drafts[0].key.end),
+        (1, 0, 1200)
+    );
+    assert_eq!(bytes_of(&drafts[0]), content(0, 0, 1200));
+}
+
+#[test]
+fn a_log_that_repeats_other_bytes_than_it_should_is_not_cut() {
+    let mut assembler = SliceAssembler::new(KEY, resume_of_repeated(1000));
+    let mut bytes = content(0, 0, 1200);
+    bytes[400] ^= 1;
+    assembler.push(&bytes[..900]).unwrap();
+    assert!(assembler.cut(0, false).is_empty());
+    let diverged = assembler.push(&bytes[900..]).unwrap_err();
+    assert_eq!(
+        diverged.position,
+        LogPosition {
+            file: 0,
+            offset: 1000
+        }
+    );
+}
+
+#[test]
+fn a_grain_that_repeats_another_log_is_compared_at_its_border_and_cut_there() {
+    let fork = GRAIN_LEN + 1000;
+    let mut assembler = SliceAssembler::new(KEY, resume_of_repeated(fork));
+    assembler.push(&content(0, 0, GRAIN_LEN)).unwrap();
+    let first = assembler.cut(0, false).remove(0).key;
+    assert_eq!((first.begin, first.end), (0, GRAIN_LEN));
+    assembler.push(&content(0, GRAIN_LEN, fork - 1)).unwrap();
+    assert!(assembler.cut(0, false).is_empty());
+    // A restart there: what is stored is received again, and the rest compared all the same.
+    let mut resume = resume_of_repeated(fork);
+    resume.durable = first.end_position();
+    let mut assembler = SliceAssembler::new(KEY, resume);
+    assembler.push(&content(0, 0, GRAIN_LEN)).unwrap();
+    assert!(assembler.cut(0, false).is_empty());
+    let mut bytes = content(0, GRAIN_LEN, fork);
+    bytes[1] ^= 1;
+    assert!(assembler.push(&bytes).is_err());
+
+    let mut assembler = SliceAssembler::new(KEY, resume_of_repeated(fork));
+    let mut bytes = content(0, 0, GRAIN_LEN);
+    bytes[1] ^= 1;
+    assert!(assembler.push(&bytes).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
