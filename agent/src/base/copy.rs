@@ -8,7 +8,6 @@ use tidemark_postgres::page::PAGE_SIZE;
 use tidemark_repository::base::{
     BackupReader, BackupWriter, FRAME_LEN_DEFAULT, FrameBuffer, FrameEncoder, HashKey, PageHashReader,
 };
-use tidemark_types::{Clock, SystemClock};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -19,8 +18,8 @@ use super::progress::Progress;
 use super::work::Work;
 use super::worker::{Quiet, Worker};
 
-/// How often a running backup says that it is alive, and looks after its session.
-pub const REFRESH_EVERY: Duration = Duration::from_secs(60);
+/// How often a running backup looks after its session.
+const CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// How files are to be read and stored.
 pub struct CopyOptions {
@@ -86,16 +85,13 @@ async fn keep_books(
     session: &BackupSession,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut refresh = interval_at(Instant::now() + REFRESH_EVERY, REFRESH_EVERY);
+    let mut checks = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
     loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(cancelled()),
             () = lanes.stop.cancelled() => return Err(cancelled()),
-            _ = refresh.tick() => {
-                writer.refresh_intent(SystemClock.now()).await?;
-                session.check().await?;
-            }
+            _ = checks.tick() => session.check().await?,
             event = lanes.events.recv() => match event {
                 Some(event) => books.take(event, writer).await?,
                 None => return Ok(()),

@@ -3,6 +3,7 @@
 //! [`task`] decides when, [`take`] takes one. Two ways to read a server's files ([`local`] and, over the connection,
 //! [`remote`]) end in the same packs. The manifest comes last, when all log that the backup needs is in the repository.
 
+mod announced;
 mod books;
 mod changed;
 mod command;

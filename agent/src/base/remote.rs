@@ -24,11 +24,9 @@ use tidemark_repository::base::{
 };
 use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::books::{BadPages, Books};
-use super::copy::REFRESH_EVERY;
 use super::lanes::{Lanes, Outlet, cancelled};
 use super::local::{Copied, check_identity, timeline_changed};
 use super::names;
@@ -369,14 +367,12 @@ impl<'a> Receiver<'a> {
         lanes: &mut Lanes,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Received> {
-        let mut refresh = interval_at(Instant::now() + REFRESH_EVERY, REFRESH_EVERY);
         let mut tar = TarReader::new();
         let mut in_archive = false;
         let (end, timeline) = loop {
             tokio::select! {
                 () = cancel.cancelled() => return Err(cancelled()),
                 () = lanes.stop.cancelled() => return Err(cancelled()),
-                _ = refresh.tick() => self.writer.refresh_intent(SystemClock.now()).await?,
                 Some(event) = lanes.events.recv() => self.books.take(event, self.writer).await?,
                 event = stream.next() => match event? {
                     BaseBackupEvent::Archive { name, .. } => {

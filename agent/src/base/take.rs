@@ -9,6 +9,7 @@ use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp,
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::announced::while_announced;
 use super::durable::{self, LogWriter, Stretch};
 use super::host;
 use super::lanes::cancelled;
@@ -118,7 +119,22 @@ async fn attempt(
         parent.map(|parent| parent.reader.header().backup.clone()),
     );
     let reader = parent.map(|parent| Arc::clone(&parent.reader));
-    let mut writer = BackupWriter::begin(job.archive.base(), intent, reader, host::is_gone).await?;
+    let writer = BackupWriter::begin(job.archive.base(), intent, reader, host::is_gone).await?;
+    while_announced(writer.announced(), &SystemClock, cancel, async |called_off| {
+        write(job, parent, checking, writer, started, &called_off).await
+    })
+    .await
+}
+
+/// Writes all of the backup, or removes what it wrote.
+async fn write(
+    job: &Job,
+    parent: Option<&Parent>,
+    checking: Checking,
+    mut writer: BackupWriter,
+    started: Timestamp,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Taken> {
     let copied = match copy_and_wait(job, parent, checking, &mut writer, cancel).await {
         Ok(copied) => copied,
         Err(error) => {

@@ -42,6 +42,36 @@ impl Intent {
     }
 }
 
+/// The intent of a running backup, for whoever keeps saying that the backup is alive.
+#[derive(Debug)]
+pub struct Announced {
+    store: BaseStore,
+    intent: Intent,
+}
+
+impl Announced {
+    pub(super) fn new(store: BaseStore, intent: Intent) -> Announced {
+        Announced { store, intent }
+    }
+
+    /// Says that the backup is alive. To be called several times within [`INTENT_LIFE`], and no more once it has ended.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub async fn refresh(&mut self, now: Timestamp) -> Result<(), RepositoryError> {
+        self.intent.refreshed = now;
+        write_intent(&self.store, &self.intent).await
+    }
+
+    /// Takes the intent back, when it may have been written once more while the backup ended.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub async fn withdraw(self) -> Result<(), RepositoryError> {
+        withdraw(&self.store, &self.intent.backup).await
+    }
+}
+
 /// The intents of backups that may be running. Expiry keeps the parents that they name.
 ///
 /// # Errors
@@ -124,7 +154,7 @@ async fn refuse_others(
 }
 
 /// Writes or refreshes an intent.
-pub(super) async fn write_intent(store: &BaseStore, intent: &Intent) -> Result<(), RepositoryError> {
+async fn write_intent(store: &BaseStore, intent: &Intent) -> Result<(), RepositoryError> {
     let key = store.intent(&intent.backup);
     let body = serde_json::to_vec(intent)
         .map_err(|error| RepositoryError::damaged(&key, format!("it cannot be written: {error}")))?;

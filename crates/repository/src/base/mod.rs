@@ -26,7 +26,7 @@ pub use frame::{
 };
 pub use hash::{FrameMark, HashKey, PAGE_HASH_LEN, PageHash, Seal};
 pub use id::{BackupId, InvalidBackupId, PartId};
-pub use intent::{INTENT_LIFE, Intent, live_intents, withdraw_dead};
+pub use intent::{Announced, INTENT_LIFE, Intent, live_intents, withdraw_dead};
 pub use liveness::Liveness;
 pub use manifest::{
     BackupFacts, BackupHeader, BackupKind, EntryKind, FileEntry, FileMeta, LogPosition, Manifest, MapEntry,

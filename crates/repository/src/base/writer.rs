@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
-use tidemark_types::Timestamp;
 
 use super::frame::FileId;
 use super::id::{BackupId, PartId};
-use super::intent::{self, Intent};
+use super::intent::{self, Announced, Intent};
 use super::manifest::{
     BackupFacts, BackupHeader, BackupKind, EntryKind, FileEntry, FileMeta, ManifestContent, MapEntry,
     PackEntry, PartRef, Totals,
@@ -110,13 +109,9 @@ impl BackupWriter {
         )
     }
 
-    /// Says that the backup is alive. To be called several times within [`super::INTENT_LIFE`].
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub async fn refresh_intent(&mut self, now: Timestamp) -> Result<(), RepositoryError> {
-        self.intent.refreshed = now;
-        intent::write_intent(&self.store, &self.intent).await
+    /// For whoever keeps saying that the backup is alive while it is written.
+    pub fn announced(&self) -> Announced {
+        Announced::new(self.store.clone(), self.intent.clone())
     }
 
     /// Takes a directory or a link in.
