@@ -61,6 +61,9 @@ pub enum FollowError {
         /// Where.
         at: Lsn,
     },
+    /// What comes next is no continuation of the last record that is stored.
+    #[error("the log does not go on from what is stored")]
+    Unjoined(#[source] WalError),
     /// The server left bytes out.
     #[error("the server sent WAL from {received}, but {expected} was due")]
     Discontinuous {
@@ -86,7 +89,7 @@ impl FollowError {
         match self {
             FollowError::Postgres(error) => error.class(),
             FollowError::Repository(error) => error.class(),
-            FollowError::Diverged(_) => ErrorClass::Conflict,
+            FollowError::Diverged(_) | FollowError::Unjoined(_) => ErrorClass::Conflict,
             FollowError::Wal(WalError::UnknownMagic { .. }) => ErrorClass::Config,
             FollowError::Wal(error) if error.class() == ErrorClass::Conflict => ErrorClass::Conflict,
             FollowError::Wal(_) | FollowError::Zeros { .. } | FollowError::Discontinuous { .. } => {

@@ -24,6 +24,8 @@ pub struct Intake {
     /// Where received bytes end.
     lsn: Lsn,
     segment_size: WalSegmentSize,
+    /// The decoder knows the last stored record, and has seen none after it.
+    is_joining: bool,
     /// Damage at these positions was met before, in the same bytes received before: go on past it.
     damage_known: BTreeSet<Lsn>,
     state: Arc<ServerState>,
@@ -54,18 +56,21 @@ impl Intake {
                 Arc::clone(&state),
             ),
             segment_size,
+            is_joining: false,
             damage_known,
             state,
         }
     }
 
-    /// Goes on with a decoder that has read the log before the begin: it sees a record whole that reaches over it.
+    /// Goes on with a decoder that has read the log before the begin: it sees a record whole that reaches over it, and
+    /// that the next one follows.
     pub fn prime(&mut self, decoder: WalDecoder) {
         debug_assert_eq!(
             decoder.position(),
             self.lsn,
             "a primed decoder stands where bytes come from"
         );
+        self.is_joining = decoder.whole().is_some();
         self.decoder = decoder;
         self.changes.nothing_missed();
     }
@@ -124,7 +129,10 @@ impl Intake {
         loop {
             let result = match self.decoder.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(record)) => note_record(&record, &mut self.shipper, &mut self.changes, &self.state),
+                Ok(Some(record)) => {
+                    self.is_joining = false;
+                    note_record(&record, &mut self.shipper, &mut self.changes, &self.state)
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
@@ -140,6 +148,13 @@ impl Intake {
 
     /// Bytes that make no sense are received once more; if they still make none, they are stored as they are.
     fn damaged(&mut self, error: WalError) -> Result<(), FollowError> {
+        let breaks_off = matches!(
+            error,
+            WalError::PreviousRecord { .. } | WalError::Continuation { .. }
+        );
+        if breaks_off && self.is_joining {
+            return Err(FollowError::Unjoined(error));
+        }
         let known = self.damage_known.contains(&error.position());
         if !known || matches!(error, WalError::UnknownMagic { .. }) || error.class() == ErrorClass::Conflict {
             return Err(error.into());

@@ -1,6 +1,7 @@
 //! Log by way of `archive-wal` and the spool, from a real server to the repository.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tidemark_repository::log::{Run, SliceKey, TimeRange, coverage};
 use tidemark_repository::{Archive, Branch, GapRecord, Repository};
 use tidemark_storage::StorageOptions;
 use tidemark_testkit::{
-    Agent, PgVersion, PostgresServer, Scratch, TestRepository, accessible_copy, run, wait_for,
+    Agent, PgVersion, PostgresServer, Scratch, StopMode, TestRepository, accessible_copy, run, wait_for,
 };
 use tidemark_types::{Lsn, SegmentName, TimelineHistory, TimelineId, Timestamp, WalSegmentSize};
 
@@ -359,6 +360,57 @@ fn a_file_of_another_cluster_is_refused_before_anything_of_it_is_stored() {
     });
     assert_eq!(names(&archived.spool()), [next]);
     archived.assert_equal(&[]);
+}
+
+#[test]
+fn a_file_that_does_not_follow_what_is_stored_is_refused() {
+    let archived = Archived::start();
+    let agent = archived.agent();
+    agent.start();
+    archived.write_segments(1);
+    archived.wait_until_shipped();
+    archived.server.stop(StopMode::Fast);
+    archived.wait_until_shipped();
+    // A copy of the server goes its own way: the same system identifier and timeline, other log.
+    let clone = archived.server.copy_files();
+    let elsewhere = archived.directories.subdir("clone");
+    let command = format!("archive_command = 'cp %p {}/%f'\n", elsewhere.display());
+    let mut settings = OpenOptions::new()
+        .append(true)
+        .open(clone.data_directory().join("postgresql.auto.conf"))
+        .unwrap();
+    settings.write_all(command.as_bytes()).unwrap();
+    clone.start();
+    archived.server.start();
+    archived.write_segments(2);
+    archived.wait_until_shipped();
+    agent.kill9();
+
+    let next = archived
+        .server
+        .psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    clone.psql(
+        "INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 60000) i; SELECT pg_switch_wal()",
+    );
+    wait_for("the copy to archive that segment", SOON, || {
+        elsewhere.join(&next).is_file() && clone.psql("SELECT last_archived_wal FROM pg_stat_archiver") > next
+    });
+    fs::rename(elsewhere.join(&next), archived.spool().join(&next)).unwrap();
+    agent.start();
+    wait_for("the conflict to show", SOON, || {
+        agent
+            .metrics()
+            .values("tidemark_pipeline_state", &[("state", "conflict")])
+            == [1.0]
+    });
+    assert_eq!(names(&archived.spool()), [next.clone()]);
+    let log = agent.log_text();
+    assert!(
+        log.contains("the log does not go on from what is stored"),
+        "{log}"
+    );
+    let stored = archived.archive();
+    assert!(stored.segment(&next).is_empty(), "nothing of it is stored");
 }
 
 #[test]

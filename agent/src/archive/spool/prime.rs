@@ -1,22 +1,20 @@
-//! Makes a decoder that has read the end of what is stored, so that a record which reaches over it is seen whole: the
-//! segments that hold its beginning are no longer in the spool.
+//! Makes a decoder that has read the end of what is stored, so that a record which reaches over it is seen whole, and one
+//! that does not follow it is known: the segments before are no longer in the spool.
 
 use std::pin::pin;
 
 use futures::StreamExt;
 use tidemark_postgres::wal::WalDecoder;
-use tidemark_repository::log::{LogReader, LogVerifier, Run};
-use tidemark_repository::{Archive, RepositoryError, StoredSlice};
+use tidemark_repository::log::{GRAIN_LEN, LogReader, LogVerifier, Run};
+use tidemark_repository::{Archive, LogPosition, RepositoryError, StoredSlice};
 use tidemark_types::{Lsn, WalSegmentSize};
 
 use super::super::lsn_map::{branch_of, lsn_of, position_of};
 use super::super::start::Start;
 
-/// Decoding begins at a page.
-const PAGE_LEN: u64 = 8192;
-
-/// A decoder that stands at the begin of `start` and knows the record that is open there; `None` when no record is, or
-/// when the stored log cannot be parsed. At most one record is read, and the grain that it begins in.
+/// A decoder that stands at the begin of `start` and has read the last record before it, and what is there of the one
+/// that is open; `None` when no record is stored before, or when the stored log cannot be parsed. Reads the grain that
+/// the last whole record ends in, and those before it only for a record that is longer.
 ///
 /// # Errors
 /// What the repository says.
@@ -26,23 +24,34 @@ pub async fn primed_decoder(
     start: &Start,
     size: WalSegmentSize,
 ) -> Result<Option<WalDecoder>, RepositoryError> {
-    let from = start
-        .whole
-        .align_down(PAGE_LEN)
-        .max(lsn_of(run.begin.position, size));
-    if from >= start.lsn {
-        return Ok(None);
+    let first = run.begin.position;
+    let mut back = 1;
+    loop {
+        let before = Lsn(start.whole.0.saturating_sub(back));
+        let from = position_of(before, size).grain_start().max(first);
+        if from >= start.resume.start {
+            return Ok(None);
+        }
+        match read(archive, run, start, from, size).await? {
+            Some(decoder) if decoder.whole().is_none() && from > first => back = back.max(GRAIN_LEN) * 2,
+            read => return Ok(read),
+        }
     }
-    let reader = LogReader::new(
-        archive,
-        branch_of(start.timeline),
-        run,
-        position_of(from, size),
-        position_of(start.lsn, size),
-    );
+}
+
+/// Reads the log from `from` on, the start of a grain.
+async fn read(
+    archive: &Archive,
+    run: &Run,
+    start: &Start,
+    from: LogPosition,
+    size: WalSegmentSize,
+) -> Result<Option<WalDecoder>, RepositoryError> {
+    let branch = branch_of(start.timeline);
+    let reader = LogReader::new(archive, branch, run, from, start.resume.start);
     let mut priming = Priming {
         verifier: reader.verifier(run),
-        decoder: WalDecoder::new(from, size),
+        decoder: WalDecoder::new(lsn_of(from, size), size),
         size,
     };
     let mut slices = pin!(reader.fetch(1));
@@ -78,7 +87,10 @@ impl Priming {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(Some(self)),
                 Err(error) => {
-                    tracing::warn!(%error, "the end of the stored log cannot be parsed; a record that reaches over it is not indexed");
+                    tracing::warn!(
+                        %error,
+                        "the end of the stored log cannot be parsed; a record that reaches over it is not indexed"
+                    );
                     return Ok(None);
                 }
             }
