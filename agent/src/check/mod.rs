@@ -11,7 +11,7 @@ use tidemark_types::{ErrorClass, SystemClock, Timestamp};
 use crate::cli::CheckArgs;
 use crate::config::{ServerSettings, Settings};
 use crate::exit::Failure;
-use finding::{Finding, Report};
+use finding::{Finding, Level, Report};
 
 /// Runs the command: prints findings, and fails when one of them is an error.
 ///
@@ -37,8 +37,18 @@ pub async fn command(settings: &Settings, args: &CheckArgs) -> anyhow::Result<()
 
 async fn examine(settings: &Settings, servers: &[&ServerSettings]) -> Report {
     let mut findings = repository::examine(&settings.repository, &SystemClock).await;
+    let is_usable = findings.iter().all(|finding| finding.level < Level::Error);
     for server in servers {
-        findings.extend(server::examine(server).await);
+        let known = match is_usable {
+            true => repository::known_system_id(&settings.repository, &server.name).await,
+            false => Ok(None),
+        };
+        let (known, finding) = match known {
+            Ok(known) => (known, None),
+            Err(finding) => (None, Some(finding)),
+        };
+        findings.extend(server::examine(server, known).await);
+        findings.extend(finding);
         findings.extend(cost::estimate(&settings.repository, server));
     }
     Report { findings }
@@ -71,7 +81,6 @@ fn skew(before: Timestamp, theirs: Timestamp, after: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use finding::Level;
 
     #[test]
     fn a_time_read_within_the_interval_is_no_skew() {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tidemark_repository::{Repository, RepositoryError};
 use tidemark_storage::{Capabilities, ObjectKey, PutMode, Storage, StorageError, StorageUrl};
-use tidemark_types::Clock;
+use tidemark_types::{Clock, ServerName};
 
 use super::finding::Finding;
 use super::{clock_finding, skew};
@@ -28,6 +29,29 @@ pub async fn examine(settings: &RepositorySettings, clock: &dyn Clock) -> Vec<Fi
             )]
         }
     }
+}
+
+/// The system identifier that the repository knows under a server's name; `None` when it knows nothing of the name yet.
+///
+/// # Errors
+/// A finding, when what is stored of the server cannot be read.
+pub async fn known_system_id(
+    settings: &RepositorySettings,
+    server: &ServerName,
+) -> Result<Option<u64>, Finding> {
+    let known = async {
+        let storage = tidemark_storage::open(&settings.url, &settings.storage_options()).await?;
+        let repository = match Repository::open(storage).await {
+            Err(RepositoryError::Missing(_)) => return Ok(None),
+            opened => opened?,
+        };
+        let archive = repository.find_archive(server, None).await?;
+        anyhow::Ok(archive.and_then(|archive| archive.record().system_id.parse().ok()))
+    };
+    known.await.map_err(|error| {
+        let mend = "see what the object holds; objects of a repository are never changed by hand";
+        Finding::error(server.as_str(), "archive", exit::one_line(&error), mend)
+    })
 }
 
 fn mending(settings: &RepositorySettings) -> &'static str {

@@ -10,8 +10,8 @@ use super::finding::{Finding, Level};
 use crate::config::ServerSettings;
 use crate::exit;
 
-/// Looks at a server.
-pub async fn examine(settings: &ServerSettings) -> Vec<Finding> {
+/// Looks at a server, of which the repository knows this system identifier.
+pub async fn examine(settings: &ServerSettings, system_id: Option<u64>) -> Vec<Finding> {
     let subject = settings.name.as_str();
     let facts = match ask(settings).await {
         Ok(facts) => facts,
@@ -30,8 +30,14 @@ pub async fn examine(settings: &ServerSettings) -> Vec<Finding> {
         "connection",
         format!("connects to {} as {}", facts.host, facts.role.name),
     )];
-    findings.push(replication(settings).await);
-    let judged = preflight::findings(&facts, &wanted(settings));
+    if settings.archive_spool.is_none() || settings.data_directory.is_none() {
+        findings.push(replication(settings).await);
+    }
+    let wanted = Wanted {
+        system_id,
+        ..wanted(settings)
+    };
+    let judged = preflight::findings(&facts, &wanted);
     findings.extend(judged.into_iter().map(|finding| translate(subject, finding)));
     if let Some(directory) = &settings.data_directory {
         findings.push(own_files(subject, directory, facts.system_id));
@@ -76,7 +82,7 @@ fn wanted(settings: &ServerSettings) -> Wanted {
         application_name: settings.application_name.clone(),
         synchronous: settings.synchronous,
         data_directory: settings.data_directory.clone(),
-        archive_spool: settings.archive_spool.is_some(),
+        archive_spool: settings.archive_spool.clone(),
         max_slot_retained: settings.max_slot_retained,
         system_id: None,
         // The configuration warns of one when it is read, and can tell it from a reference to the environment.

@@ -1,4 +1,7 @@
 use std::fs;
+use std::time::Duration;
+
+use tidemark_testkit::{Agent, PgVersion, PostgresServer, StopMode, TestRepository, wait_for};
 
 use crate::command::agent;
 
@@ -76,4 +79,52 @@ fn a_server_that_the_configuration_lacks_is_named() {
         ended.stderr,
         "error: the configuration has no server \"shpo\"\nhint: it has: shop\n"
     );
+}
+
+#[test]
+fn a_server_that_is_not_the_one_of_the_repository_is_an_error_until_it_is_adopted() {
+    let server = PostgresServer::start_new(PgVersion::V17);
+    let repository = TestRepository::file();
+    let agent = Agent::builder(&repository)
+        .postgres("shop", &server.url(), "")
+        .create();
+    agent.run("check", &[]).expect_success();
+    agent.start();
+    wait_for("streaming", Duration::from_secs(60), || {
+        agent
+            .metrics()
+            .values("tidemark_pipeline_state", &[("state", "streaming")])
+            == [1.0]
+    });
+    agent.terminate(Duration::from_secs(60));
+    let said = agent.run("check", &[]).expect_success();
+    assert!(!said.contains("system identifier"), "{said}");
+
+    server.stop(StopMode::Fast);
+    let other = PostgresServer::start_new(PgVersion::V17);
+    let config = fs::read_to_string(agent.config_path()).unwrap();
+    fs::write(agent.config_path(), config.replace(&server.url(), &other.url())).unwrap();
+    let refused = agent.run("check", &["--json"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+    let report: serde_json::Value = serde_json::from_str(&refused.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let errors: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding["level"] == "error")
+        .collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(
+        (&errors[0]["subject"], &errors[0]["check"]),
+        (&"shop".into(), &"system identifier".into())
+    );
+    assert!(
+        errors[0]["mend"]
+            .as_str()
+            .unwrap()
+            .contains("tidemark-agent adopt"),
+        "{errors:?}"
+    );
+
+    agent.run("adopt", &["--server", "shop"]).expect_success();
+    agent.run("check", &[]).expect_success();
 }

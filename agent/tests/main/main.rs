@@ -6,4 +6,6 @@ mod archive_wal;
 mod base_backup;
 mod check;
 mod config;
+mod http;
+mod init;
 mod spool;

@@ -403,7 +403,7 @@ fn a_file_that_does_not_follow_what_is_stored_is_refused() {
             .values("tidemark_pipeline_state", &[("state", "conflict")])
             == [1.0]
     });
-    assert_eq!(names(&archived.spool()), [next.clone()]);
+    assert_eq!(names(&archived.spool()), std::slice::from_ref(&next));
     let log = agent.log_text();
     assert!(
         log.contains("the log does not go on from what is stored"),

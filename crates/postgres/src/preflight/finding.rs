@@ -41,12 +41,19 @@ pub struct Wanted {
     pub synchronous: bool,
     /// Where the agent reads data files itself, for local base backups.
     pub data_directory: Option<PathBuf>,
-    /// Whether the archive command is a second way in.
-    pub archive_spool: bool,
+    /// The directory that the archive command copies into, when the log comes that way instead of being streamed.
+    pub archive_spool: Option<PathBuf>,
     /// Past how much held-back WAL the agent gives its slot up by itself.
     pub max_slot_retained: Option<ByteSize>,
     /// The identity that the repository knows, if any.
     pub system_id: Option<u64>,
     /// Whether the password stands in the connection URL.
     pub password_in_url: bool,
+}
+
+impl Wanted {
+    /// Whether anything comes over a replication connection: the log, or base backups.
+    pub(super) fn replicates(&self) -> bool {
+        self.archive_spool.is_none() || self.data_directory.is_none()
+    }
 }

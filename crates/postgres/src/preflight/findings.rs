@@ -30,9 +30,11 @@ pub fn findings(facts: &ServerFacts, wanted: &Wanted) -> Vec<Finding> {
     report.identity();
     report.role();
     report.wal_settings();
-    report.senders_and_slots();
-    report.slot();
-    report.slot_limits();
+    if wanted.archive_spool.is_none() {
+        report.senders_and_slots();
+        report.slot();
+        report.slot_limits();
+    }
     report.archiving();
     report.synchronous();
     report.base_backups();
@@ -87,11 +89,17 @@ impl Report<'_> {
             .filter(|known| *known != self.facts.system_id)
         {
             let message = format!(
-                "system identifier {} is not {known}, which the repository knows under this name; if this is the same \
-                 database after pg_upgrade or a new initdb, run tidemark-agent adopt",
+                "system identifier {} is not {known}, which the repository knows under this name",
                 self.facts.system_id
             );
-            self.add(Severity::Error, "system identifier", message, None);
+            let remedy = "if this server takes the name over (pg_upgrade, initdb, a restore that went live): tidemark-agent \
+                          adopt\nif it is another one: give it a name of its own";
+            self.add(
+                Severity::Error,
+                "system identifier",
+                message,
+                Some(remedy.to_owned()),
+            );
         }
         if self.wanted.password_in_url {
             let message = "the password stands in the connection URL, where everybody sees it who sees the \
@@ -107,7 +115,9 @@ impl Report<'_> {
     fn role(&mut self) {
         let role = self.facts.role.clone();
         let name = quoted(&role.name);
-        if role.superuser || role.replication {
+        if !self.wanted.replicates() {
+            // Neither log nor base backups come over a replication connection.
+        } else if role.superuser || role.replication {
             self.ok("replication right", format!("role {name} may replicate"));
         } else {
             let message = format!("role {name} has no REPLICATION attribute: it cannot stream WAL");
@@ -331,8 +341,8 @@ impl Report<'_> {
         ]
         .iter()
         .any(|command| !command.is_empty() && *command != "(disabled)");
-        match (self.wanted.archive_spool, mode.as_str()) {
-            (true, "off") => {
+        match (&self.wanted.archive_spool, mode.as_str()) {
+            (Some(_), "off") => {
                 let message = "archive_mode is off: nothing reaches the spool directory";
                 self.add(
                     Severity::Error,
@@ -341,9 +351,10 @@ impl Report<'_> {
                     Some(alter("archive_mode", "on", true)),
                 );
             }
-            (true, _) if !has_command => {
+            (Some(spool), _) if !has_command => {
                 let message = "archive_mode is on and archive_command is empty: the server keeps all WAL";
-                let remedy = alter("archive_command", "tidemark-agent archive-wal %p", false);
+                let command = format!("tidemark-agent archive-wal --spool {} %p", spool.display());
+                let remedy = alter("archive_command", &command, false);
                 self.add(Severity::Error, "archive_command", message, Some(remedy));
             }
             (_, "always") => {
@@ -356,7 +367,7 @@ impl Report<'_> {
                     Some(alter("archive_mode", "on", true)),
                 );
             }
-            (false, "on") if !has_command => {
+            (None, "on") if !has_command => {
                 let message =
                     "archive_mode is on and archive_command is empty: the server keeps all WAL for ever";
                 self.add(
@@ -366,7 +377,7 @@ impl Report<'_> {
                     Some(alter("archive_mode", "off", true)),
                 );
             }
-            (false, "on") => {
+            (None, "on") => {
                 let message = "another tool archives WAL beside the agent; both can go on";
                 self.add(Severity::Note, "archive_mode", message, None);
             }

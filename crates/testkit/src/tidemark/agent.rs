@@ -220,14 +220,20 @@ impl Agent {
 
     /// What `/healthz` says.
     pub fn health(&self) -> io::Result<HttpResponse> {
-        http_get(self.port.address(), "/healthz")
+        self.get("/healthz")
+    }
+
+    /// What it answers over HTTP.
+    pub fn get(&self, path: &str) -> io::Result<HttpResponse> {
+        http_get(self.port.address(), path)
     }
 
     /// Scrapes `/metrics`. Panics when the agent does not answer.
     #[track_caller]
     pub fn metrics(&self) -> Metrics {
-        let answer =
-            http_get(self.port.address(), "/metrics").unwrap_or_else(|error| panic!("scrape: {error}"));
+        let answer = self
+            .get("/metrics")
+            .unwrap_or_else(|error| panic!("scrape: {error}"));
         assert_eq!(answer.status, 200, "{}", answer.body);
         Metrics::new(answer.body)
     }

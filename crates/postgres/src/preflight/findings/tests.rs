@@ -228,11 +228,40 @@ fn identity_clock_and_password() {
     facts.clock_ahead_micros = -3_500_000;
     assert!(worst(&facts, &wanted, "clock").message.contains("3.5 s behind"));
     wanted.system_id = Some(8);
-    assert!(
-        worst(&facts, &wanted, "system identifier")
-            .message
-            .contains("adopt")
-    );
+    let identity = worst(&facts, &wanted, "system identifier");
+    assert_eq!(identity.severity, Severity::Error);
+    assert!(identity.remedy.is_some_and(|remedy| remedy.contains("adopt")));
     wanted.password_in_url = true;
     assert_eq!(worst(&facts, &wanted, "password").severity, Severity::Warning);
+}
+
+#[test]
+fn a_server_that_archives_into_a_spool_needs_no_replication() {
+    let mut facts = sound();
+    facts.role.superuser = false;
+    facts.role.replication = false;
+    facts
+        .settings
+        .insert("archive_mode".to_owned(), setting("on", None));
+    facts
+        .settings
+        .insert("max_wal_senders".to_owned(), setting("0", None));
+    let mut wanted = wanted();
+    wanted.archive_spool = Some(PathBuf::from("/spool"));
+    let errors = |wanted: &Wanted| -> Vec<Finding> {
+        let found = findings(&facts, wanted).into_iter();
+        found
+            .filter(|finding| finding.severity == Severity::Error)
+            .collect()
+    };
+    let found = errors(&wanted);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let remedy = found[0].remedy.as_deref().unwrap_or_default();
+    assert!(remedy.contains("archive-wal --spool /spool %p"), "{remedy}");
+    wanted.data_directory = None;
+    let found = errors(&wanted);
+    assert!(
+        found.iter().any(|finding| finding.subject == "replication right"),
+        "base backups come over one: {found:?}"
+    );
 }
