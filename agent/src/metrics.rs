@@ -183,7 +183,7 @@ const PLAIN: [Plain; 23] = [
     plain(
         "tidemark_base_backup_end_timestamp_seconds",
         GAUGE,
-        "When the newest base backup was complete",
+        "When all files of the newest base backup were read",
         |f, _| Some(seconds(f.base_backups.newest.as_ref()?.ended)),
     ),
     plain(

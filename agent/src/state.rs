@@ -120,7 +120,7 @@ pub struct BackupFacts {
     pub kind: BackupKind,
     /// When it began, by the agent's clock.
     pub began: Timestamp,
-    /// When it was complete, by the agent's clock.
+    /// When all files were read, by the agent's clock.
     pub ended: Timestamp,
     /// Bytes of the files it describes.
     pub size_bytes: u64,
@@ -148,6 +148,15 @@ pub struct BackupsFacts {
     pub failures: u64,
     /// Why the last attempt failed, if none succeeded since.
     pub last_failure: Option<String>,
+}
+
+impl BackupsFacts {
+    /// Another one was taken. It is not the newest when the clock was set back: the repository lists them by that, too.
+    pub fn note_taken(&mut self, taken: BackupFacts) {
+        let known = self.newest.take();
+        self.newest = known.filter(|known| known.began > taken.began).or(Some(taken));
+        self.last_failure = None;
+    }
 }
 
 /// Slices stored since the process started.
@@ -227,9 +236,14 @@ impl Facts {
 
     /// The server's log reaches to `lsn`, as it said itself.
     pub fn note_server_end(&mut self, lsn: Lsn, now: Timestamp) {
-        self.server_end = lsn;
+        self.note_server_log(lsn, lsn, now);
+    }
+
+    /// The server's log reaches to `end`, as it said itself, and commits lie before `commits` only.
+    pub fn note_server_log(&mut self, commits: Lsn, end: Lsn, now: Timestamp) {
+        self.server_end = end;
         self.last_contact = Some(now);
-        self.lag.server_end(lsn, self.received, now);
+        self.lag.server_end(commits, self.received, now);
     }
 
     /// Everything up to `lsn` is durable.
@@ -314,6 +328,25 @@ impl ServerState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_base_backup_never_steps_back() {
+        let mut backups = BackupsFacts::default();
+        let mut take = |began: i64| {
+            backups.note_taken(BackupFacts {
+                id: began.to_string(),
+                kind: BackupKind::Full,
+                began: Timestamp(began),
+                ended: Timestamp(began + 5),
+                size_bytes: 1,
+                stored_bytes: 1,
+            });
+            backups.newest.as_ref().map(|newest| newest.ended)
+        };
+        assert_eq!(take(100), Some(Timestamp(105)));
+        assert_eq!(take(200), Some(Timestamp(205)));
+        assert_eq!(take(150), Some(Timestamp(205)), "the clock was set back");
+    }
 
     #[test]
     fn the_time_of_a_state_is_that_of_its_beginning() {

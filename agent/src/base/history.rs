@@ -52,7 +52,7 @@ impl Stored {
         self.backups
             .iter()
             .max_by_key(|backup| backup.facts.started)
-            .map(|backup| shown(backup, backup.facts.stopped))
+            .map(shown)
     }
 
     fn newest_began(&self) -> Option<Timestamp> {
@@ -60,8 +60,9 @@ impl Stored {
     }
 }
 
-/// A stored backup as state shows it.
-pub fn shown(backup: &BackupHeader, ended: Timestamp) -> BackupFacts {
+/// A stored backup as state shows it: whoever took it, with what its manifest says, so that nothing jumps when the agent
+/// looks into the repository again.
+pub fn shown(backup: &BackupHeader) -> BackupFacts {
     BackupFacts {
         id: backup.backup.to_string(),
         kind: match backup.kind {
@@ -69,7 +70,7 @@ pub fn shown(backup: &BackupHeader, ended: Timestamp) -> BackupFacts {
             StoredKind::Incremental => BackupKind::Incremental,
         },
         began: backup.facts.started,
-        ended,
+        ended: backup.facts.stopped,
         size_bytes: backup.totals.bytes,
         stored_bytes: backup.totals.new_stored,
     }

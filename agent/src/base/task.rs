@@ -188,7 +188,7 @@ impl BackupTask {
     }
 
     fn succeeded(&self, taken: &Taken) {
-        let newest = shown(&taken.header, taken.complete);
+        let newest = shown(&taken.header);
         tracing::info!(
             backup = newest.id,
             kind = newest.kind.label(),
@@ -198,8 +198,7 @@ impl BackupTask {
             "base backup complete"
         );
         self.state.update(|facts| {
-            facts.base_backups.newest = Some(newest);
-            facts.base_backups.last_failure = None;
+            facts.base_backups.note_taken(newest);
             match &taken.distrusted {
                 Some(reason) => facts.alarms.insert("base_backup_distrusted", reason.clone()),
                 None => facts.alarms.remove("base_backup_distrusted"),

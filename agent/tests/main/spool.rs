@@ -270,6 +270,35 @@ fn every_segment_is_stored_as_it_was_archived_though_the_agent_is_killed_in_betw
 }
 
 #[test]
+fn an_idle_server_does_not_lag() {
+    let archived = Archived::start();
+    let agent = archived.agent();
+    agent.start();
+    archived.write_segments(1);
+    archived.wait_until_shipped();
+    let asked_after = |what: &str| {
+        let end = archived.server.psql("SELECT pg_current_wal_flush_lsn() - '0/0'");
+        let end: f64 = end.parse().unwrap();
+        wait_for(what, SOON, || {
+            agent.metrics().value("tidemark_server_position_bytes", &[]) >= end
+        });
+    };
+    let lag = || agent.metrics().value("tidemark_lag_seconds", &[]);
+    asked_after("the agent to ask the server");
+    // Log that holds no transaction: the server does not archive it by itself.
+    archived.server.psql("CHECKPOINT");
+    asked_after("the agent to ask again");
+    assert_eq!(lag(), 0.0);
+    assert!(agent.metrics().value("tidemark_lag_bytes", &[]) > 0.0);
+    archived
+        .server
+        .psql("INSERT INTO t VALUES (1, 'waits for the end of its segment')");
+    wait_for("the commit to count", SOON, || lag() > 0.0);
+    archived.switch();
+    wait_for("it to be stored", SOON, || lag() == 0.0);
+}
+
+#[test]
 fn a_segment_that_never_comes_is_a_gap_and_the_log_goes_on_behind_it() {
     let archived = Archived::start();
     let agent = archived.agent();

@@ -138,16 +138,28 @@ async fn newest_backup(archive: &Archive, source: &Source) -> anyhow::Result<Opt
 }
 
 /// Asks the server how far its log reaches, now and then. Never returns otherwise than with an error.
+///
+/// An idle server's log grows a little by itself (checkpoints, lists of running transactions), and it does not end its
+/// segment for that, whatever `archive_timeout` says (`CheckArchiveTimeout` in the server's `checkpointer.c`). So log
+/// counts as waiting only up to where it reached when a transaction began or ended last.
 async fn ask(sql: &SqlClient, state: &ServerState) -> anyhow::Result<()> {
-    let statement = "select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
+    // PostgreSQL evaluates the columns of a select list in their order.
+    let statement = "select pg_current_snapshot()::text, case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
                      else pg_current_wal_flush_lsn() end::text";
+    let mut quiet: Option<(String, Lsn)> = None;
     loop {
         let row = sql
             .query_one("ask for the end of the server's log", statement, &[])
             .await?;
-        if let Some(end) = row.get::<_, Option<String>>(0) {
+        let snapshot: String = row.get(0);
+        if let Some(end) = row.get::<_, Option<String>>(1) {
             let end: Lsn = end.parse()?;
-            state.update(|facts| facts.note_server_end(end, SystemClock.now()));
+            let since = match quiet.take().filter(|(known, _)| *known == snapshot) {
+                Some((_, since)) => since,
+                None => end,
+            };
+            quiet = Some((snapshot, since));
+            state.update(|facts| facts.note_server_log(since, end, SystemClock.now()));
         }
         sleep(ASK_EVERY).await;
     }
