@@ -9,7 +9,8 @@ use tidemark_repository::lease::{
 };
 use tidemark_repository::{Archive, RepositoryError};
 use tidemark_types::{
-    Clock, ErrorClass, Generation, Lsn, SystemClock, TimelineHistory, Timestamp, WalSegmentSize,
+    Clock, ErrorClass, Generation, Lsn, SegmentName, SystemClock, TimelineHistory, TimelineId, Timestamp,
+    WalSegmentSize,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ pub struct LeaseKeeper {
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     time: Timestamp,
+    timeline: TimelineId,
     end: Lsn,
 }
 
@@ -53,16 +55,20 @@ pub struct Mark {
 ///
 /// # Errors
 /// What the server says.
-pub async fn mark(sql: &SqlClient) -> anyhow::Result<Option<Mark>> {
+pub async fn mark(sql: &SqlClient, size: WalSegmentSize) -> anyhow::Result<Option<Mark>> {
     // PostgreSQL evaluates the columns of a select list in their order.
     let statement = "select (extract(epoch from clock_timestamp()) * 1000000)::int8, \
-                     case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn()::text end";
+                     case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn()::text end, \
+                     case when pg_is_in_recovery() then null else pg_walfile_name(pg_current_wal_insert_lsn()) end";
     let row = sql
         .query_one("read the server's clock and WAL position", statement, &[])
         .await?;
-    let end: Option<String> = row.get(1);
-    let Some(end) = end else { return Ok(None) };
+    let (end, segment): (Option<String>, Option<String>) = (row.get(1), row.get(2));
+    let (Some(end), Some(segment)) = (end, segment) else {
+        return Ok(None);
+    };
     let end: Lsn = end.parse()?;
+    let timeline = SegmentName::parse(&segment, size)?.timeline;
     let in_page = end.0 % PAGE_LEN;
     let end = if PAGE_HEADERS.contains(&in_page) {
         end.align_down(PAGE_LEN)
@@ -71,6 +77,7 @@ pub async fn mark(sql: &SqlClient) -> anyhow::Result<Option<Mark>> {
     };
     Ok(Some(Mark {
         time: Timestamp(row.get(0)),
+        timeline,
         end,
     }))
 }
@@ -159,7 +166,7 @@ impl LeaseKeeper {
         let mut next = Instant::now() + self.settings.heartbeat.min(RETRY_PAUSE);
         loop {
             sleep_until(next).await;
-            let mark = mark(sql).await?;
+            let mark = mark(sql, size).await?;
             let deadline = Instant::now() + self.settings.heartbeat / 2;
             while mark.is_some_and(|mark| !self.is_durable(mark)) && Instant::now() < deadline {
                 sleep(Duration::from_millis(200)).await;
@@ -176,7 +183,16 @@ impl LeaseKeeper {
     }
 
     fn is_durable(&self, mark: Mark) -> bool {
-        self.state.update(|facts| facts.durable >= mark.end)
+        self.durable_past(mark).is_some()
+    }
+
+    /// How far the log of the mark's timeline is durable, when that is past the mark. What is being stored may be of
+    /// another timeline, left long ago, and its positions say nothing.
+    fn durable_past(&self, mark: Mark) -> Option<Lsn> {
+        self.state.update(|facts| {
+            let is_past = facts.branch == Some(mark.timeline) && facts.durable >= mark.end;
+            is_past.then_some(facts.durable)
+        })
     }
 
     async fn beat(
@@ -192,15 +208,14 @@ impl LeaseKeeper {
         }
         self.lease.beat = SystemClock.now();
         self.lease.released = released;
-        if let Some(mark) = mark.filter(|mark| self.is_durable(*mark)) {
-            let (timeline, durable) = self.state.update(|facts| (facts.branch, facts.durable));
-            if let Some(timeline) = timeline {
-                self.lease.covered = Some(Covered {
-                    time: mark.time.minus(COVER_MARGIN),
-                    branch: branch_of(timeline),
-                    position: position_of(durable, size),
-                });
-            }
+        if let Some(mark) = mark
+            && let Some(durable) = self.durable_past(mark)
+        {
+            self.lease.covered = Some(Covered {
+                time: mark.time.minus(COVER_MARGIN),
+                branch: branch_of(mark.timeline),
+                position: position_of(durable, size),
+            });
         }
         write_lease(storage, &self.settings.name, &self.lease, found.as_ref()).await
     }
@@ -220,5 +235,57 @@ impl LeaseKeeper {
         if let Err(error) = self.beat(mark, size, true).await {
             tracing::warn!(error = %Causes(&error), "the lease could not be given back; the next agent may have to wait");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_repository::{NewServer, Repository};
+    use tidemark_storage::MemoryStorage;
+
+    #[tokio::test]
+    async fn positions_of_another_timeline_than_the_servers_cover_nothing() {
+        let size = WalSegmentSize::DEFAULT;
+        let repository = Repository::open_or_create(Arc::new(MemoryStorage::new()), Timestamp(0))
+            .await
+            .unwrap();
+        let new = NewServer {
+            engine: "postgresql".to_owned(),
+            system_id: "1".to_owned(),
+            version: String::new(),
+            log_file_len: Some(size.bytes()),
+        };
+        let name = "shop".parse().unwrap();
+        let archive = repository.create_archive(&name, Generation(1), new, Timestamp(0));
+        let archive = archive.await.unwrap();
+        let state = ServerState::for_tests("shop");
+        let mut keeper = LeaseKeeper::take(
+            archive,
+            crate::config::server_for_tests("shop"),
+            Arc::clone(&state),
+            identity("me", Generation(1)),
+            |_| false,
+            &CancellationToken::new(),
+        )
+        .await
+        .unwrap();
+        // The old primary went past the fork before it died; the new one has not come as far.
+        let mark = Mark {
+            time: Timestamp(60_000_000),
+            timeline: TimelineId(2),
+            end: Lsn(0x700_0100),
+        };
+        state.update(|facts| facts.restart_at(TimelineId(1), Lsn(0x900_0000), Lsn(0x900_0000)));
+        keeper.beat(Some(mark), size, false).await.unwrap();
+        assert_eq!(keeper.lease.covered, None);
+        state.update(|facts| facts.restart_at(TimelineId(2), Lsn(0x800_0000), Lsn(0x800_0000)));
+        keeper.beat(Some(mark), size, false).await.unwrap();
+        let covered = keeper.lease.covered.unwrap();
+        assert_eq!(
+            (covered.branch, covered.time),
+            (branch_of(TimelineId(2)), Timestamp(50_000_000))
+        );
+        assert_eq!(covered.position, position_of(Lsn(0x800_0000), size));
     }
 }

@@ -270,7 +270,7 @@ impl LogTask {
                 return Ok(Next::Again);
             }
             () = cancel.cancelled() => {
-                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql)).await;
+                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql, size)).await;
                 stop.cancel();
                 let ended = follower.await;
                 keeper.release(mark.ok().and_then(Result::ok).flatten(), size).await;

@@ -14,5 +14,16 @@ pub use error::ConfigError;
 pub use load::load;
 pub use settings::{Engine, HttpSettings, RepositorySettings, ServerSettings, Settings, default_slot};
 
+/// A server with the defaults.
+#[cfg(test)]
+pub fn server_for_tests(name: &str) -> std::sync::Arc<ServerSettings> {
+    let text = format!(
+        "[repository]\nurl = \"file:///r\"\n[[server]]\nname = \"{name}\"\nengine = \"postgresql\"\n\
+         url = \"postgresql://u@localhost/postgres\"\n"
+    );
+    let loaded = load::parse(&text, &|_| None).expect("a good configuration");
+    std::sync::Arc::new(loaded.settings.servers.into_iter().next().expect("a server"))
+}
+
 #[cfg(test)]
 mod tests;

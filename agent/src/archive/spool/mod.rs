@@ -80,7 +80,7 @@ impl LogTask {
             lost = keeper.keep(sql, size) => lost,
             lost = ask(sql, &self.state) => lost,
             () = cancel.cancelled() => {
-                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql)).await;
+                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql, size)).await;
                 stop.cancel();
                 let ended = within_seconds(&mut shipping).await;
                 keeper.release(mark.ok().and_then(Result::ok).flatten(), size).await;
