@@ -109,19 +109,30 @@ impl BackupTask {
     }
 
     async fn look(&self, archive: &Archive, memory: &mut Memory) -> anyhow::Result<()> {
+        // A gap that is found while the repository is listed is not in the list: it is the next look's.
+        let (hold, gaps) = (self.hold.subscribe(), self.gaps());
         let stored = Stored::list(archive).await?;
         let history = stored.history();
         memory.history = Some(history);
         if history.newest_began.is_some() && !history.gap_since {
             // Everything before the last gap is in a backup: what is acknowledged from here on can be restored.
-            self.hold.send_if_modified(std::mem::take);
-            self.state.update(|facts| facts.alarms.remove("gap"));
+            self.hold
+                .send_if_modified(|held| !hold.has_changed().unwrap_or(true) && std::mem::take(held));
+            self.state.update(|facts| {
+                if facts.gaps == gaps {
+                    facts.alarms.remove("gap");
+                }
+            });
         }
         self.state.update(|facts| {
             facts.base_backups.known = true;
             facts.base_backups.newest = stored.newest();
         });
         Ok(())
+    }
+
+    fn gaps(&self) -> u64 {
+        self.state.update(|facts| facts.gaps)
     }
 
     fn decide(&self, memory: &Memory) -> Decision {
@@ -223,5 +234,84 @@ impl BackupTask {
             facts.base_backups.failures += 1;
             facts.base_backups.last_failure = Some(reason);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_repository::NewServer;
+    use tidemark_repository::base::{BackupFacts, BackupWriter, LogPosition};
+    use tidemark_storage::{Fault, FaultyStorage, MemoryStorage, Operation, Trigger};
+    use tidemark_types::Generation;
+
+    /// A base backup of nothing.
+    async fn back_up(archive: &Archive) {
+        let now = Timestamp(0);
+        let position = || LogPosition {
+            branch: 1,
+            file: 2,
+            offset: 40,
+            text: String::new(),
+        };
+        let facts = BackupFacts {
+            engine: "postgresql".to_owned(),
+            server_version: "17.11".to_owned(),
+            begin: position(),
+            end: position(),
+            started: now,
+            stopped: now,
+            engine_facts: serde_json::Value::Null,
+        };
+        let writer = BackupWriter::begin(archive.base(), host::intent(now, None), None, |_| false).await;
+        writer.unwrap().finish(Vec::new(), facts).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_found_while_the_repository_is_listed_is_not_taken_for_closed() {
+        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+        let repository = Repository::open_or_create(Arc::new(storage.clone()), Timestamp(0))
+            .await
+            .unwrap();
+        let new = NewServer {
+            engine: "postgresql".to_owned(),
+            system_id: "1".to_owned(),
+            version: String::new(),
+            log_file_len: Some(1 << 24),
+        };
+        let settings = crate::config::server_for_tests("shop");
+        let archive = repository.create_archive(&settings.name, Generation(1), new, Timestamp(0));
+        let archive = archive.await.unwrap();
+        back_up(&archive).await;
+        let task = BackupTask {
+            settings,
+            repository,
+            state: ServerState::for_tests("shop"),
+            due: Arc::default(),
+            hold: watch::Sender::new(false),
+        };
+        let found = || {
+            task.hold.send_replace(true);
+            task.state.update(|facts| {
+                facts.gaps += 1;
+                facts.alarms.insert("gap", "some".to_owned());
+            });
+        };
+        let is_open = || (*task.hold.borrow(), task.state.facts().alarms.contains_key("gap"));
+        let mut memory = Memory::default();
+        // The second one while the first is still held.
+        for _ in 0..2 {
+            let slow = Fault::Slow(Duration::from_secs(10));
+            storage.inject(Trigger::next(Operation::List).on_keys_with("gaps"), slow);
+            let gap = async {
+                sleep(Duration::from_secs(5)).await;
+                found();
+            };
+            let (looked, ()) = tokio::join!(task.look(&archive, &mut memory), gap);
+            looked.unwrap();
+            assert_eq!(is_open(), (true, true));
+        }
+        task.look(&archive, &mut memory).await.unwrap();
+        assert_eq!(is_open(), (false, false));
     }
 }
