@@ -10,15 +10,16 @@ use tidemark_repository::log::{
     ChainHash, ChainPoint, LogReader, LogVerifier, Resume, RunningHash, coverage,
 };
 use tidemark_repository::{Archive, Branch, LogPosition, RepositoryError, StoredSlice};
-use tidemark_types::{TimelineHistory, TimelineId, WalSegmentSize};
+use tidemark_types::{ErrorClass, TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::lsn_map::{branch_of, position_of};
+use super::shipper::Causes;
 
 /// Requests under way at once.
 const REQUESTS: usize = 4;
 
 /// Has what a log of `timeline` repeats of its parent compared with what is stored of that, wherever it is received
-/// from `resume` on and is not stored yet.
+/// from `resume` on and is not stored yet. Not where that is damaged.
 ///
 /// # Errors
 /// What the repository says; `Conflict` when two writers have stored the parent.
@@ -35,7 +36,18 @@ pub async fn compare_with_parent(
     if resume.start.file != fork.file || fork <= resume.durable {
         return Ok(());
     }
-    let points = repeated_points(archive, branch_of(parent.timeline), fork).await?;
+    let points = match repeated_points(archive, branch_of(parent.timeline), fork).await {
+        // A restore across the fork fails there in any case; what the server writes now must be stored all the same.
+        Err(error) if error.class() == ErrorClass::Corrupt => {
+            tracing::error!(
+                error = %Causes(&error),
+                timeline = %parent.timeline,
+                "what is stored of the timeline before the fork cannot be read; the log after it is not compared with it"
+            );
+            Vec::new()
+        }
+        points => points?,
+    };
     let durable = resume.durable;
     resume
         .known
@@ -119,21 +131,26 @@ mod tests {
     use super::*;
     use tidemark_repository::log::{GRAIN_LEN, SliceAssembler};
     use tidemark_repository::{NewServer, Repository, SealedSlice};
-    use tidemark_storage::MemoryStorage;
+    use tidemark_storage::{Fault, FaultyStorage, MemoryStorage, Operation, Trigger};
     use tidemark_types::{Generation, HistoryEntry, Timestamp};
 
     const SEGMENT: u64 = 32 << 20;
     const FILE: u64 = 5;
 
     async fn archive() -> Archive {
+        archive_in(FaultyStorage::new(Arc::new(MemoryStorage::new()))).await
+    }
+
+    async fn archive_in(storage: FaultyStorage) -> Archive {
         let new = NewServer {
             engine: "postgresql".to_owned(),
             system_id: "1".to_owned(),
             version: String::new(),
             log_file_len: Some(SEGMENT),
         };
-        let storage = Arc::new(MemoryStorage::new());
-        let repository = Repository::open_or_create(storage, Timestamp(0)).await.unwrap();
+        let repository = Repository::open_or_create(Arc::new(storage), Timestamp(0))
+            .await
+            .unwrap();
         let server = "shop".parse().unwrap();
         let archive = repository.create_archive(&server, Generation(1), new, Timestamp(0));
         archive.await.unwrap()
@@ -219,5 +236,16 @@ mod tests {
         );
         assert!(!child(&archive, 0).await.is_comparing(), "nothing is repeated");
         assert!(child(&archive, 3000).await.is_comparing());
+    }
+    #[tokio::test]
+    async fn a_damaged_parent_does_not_keep_its_child_from_being_stored() {
+        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+        let archive = archive_in(storage.clone()).await;
+        store_parent(&archive, 3000, 1000).await;
+        storage.inject(
+            Trigger::every(Operation::Get).on_keys_with("/log/"),
+            Fault::FlipBit(200),
+        );
+        assert!(!child(&archive, 3000).await.is_comparing());
     }
 }

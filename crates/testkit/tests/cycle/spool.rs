@@ -4,7 +4,9 @@ use std::path::Path;
 
 use tidemark_testkit::{Agent, PgVersion, PostgresServer, Scratch, TestRepository, program, wait_for};
 
-use crate::protected::{PATIENCE, agent_for, durable, restore, wait_for_agent, wait_for_base_backup};
+use crate::protected::{
+    PATIENCE, agent_for, durable, restore, wait_for_agent, wait_for_base_backup, wait_until_durable,
+};
 
 const VERSION: PgVersion = PgVersion::V17;
 
@@ -61,30 +63,54 @@ fn with_standby(repository: &TestRepository, spool: &Path) -> (PostgresServer, A
     (primary, agent, standby)
 }
 
+/// The primary dies in mid-segment: of its last rows the archive gets a `.partial` file, and the child's copy. What is
+/// restored is all of the child.
+fn assert_restored_across_a_promotion(
+    repository: &TestRepository,
+    spool: &Path,
+    primary: &PostgresServer,
+    standby: &PostgresServer,
+) {
+    primary.psql("INSERT INTO t VALUES ('in the segment of the fork', 0, '')");
+    wait_until_replayed(standby, primary);
+    primary.kill9();
+    standby.promote();
+    insert(standby, "on the child");
+
+    let agent = spooling_agent(repository, standby, spool);
+    agent.start();
+    wait_until_stored(&agent, standby);
+    let digest = standby.digest("t");
+    standby.kill9();
+    agent.kill9();
+
+    let restored = restore(repository, VERSION).args(["--target-latest"]).start();
+    assert_eq!(restored.report()["stopped_at"]["timeline"], 2);
+    assert_eq!(restored.client().digest("t"), digest);
+    let rows = "SELECT count(*) FROM t WHERE what = 'in the segment of the fork'";
+    assert_eq!(restored.psql(rows), "1");
+}
+
 #[test]
 fn log_by_archive_command_is_restored_across_a_promotion() {
     let repository = TestRepository::file();
     let directories = Scratch::new("spool");
     let spool = directories.subdir("in");
     let (primary, agent, standby) = with_standby(&repository, &spool);
-    // The primary dies in mid-segment: of these rows the archive gets a `.partial` file, and the child's copy.
-    primary.psql("INSERT INTO t VALUES ('in the segment of the fork', 0, '')");
-    wait_until_replayed(&standby, &primary);
-    primary.kill9();
     agent.terminate(PATIENCE);
-    standby.promote();
-    insert(&standby, "on the child");
+    assert_restored_across_a_promotion(&repository, &spool, &primary, &standby);
+}
 
-    let agent = spooling_agent(&repository, &standby, &spool);
-    agent.start();
-    wait_until_stored(&agent, &standby);
-    let digest = standby.digest("t");
-    standby.kill9();
-    agent.kill9();
-
-    let restored = restore(&repository, VERSION).args(["--target-latest"]).start();
-    assert_eq!(restored.report()["stopped_at"]["timeline"], 2);
-    assert_eq!(restored.client().digest("t"), digest);
-    let rows = "SELECT count(*) FROM t WHERE what = 'in the segment of the fork'";
-    assert_eq!(restored.psql(rows), "1");
+#[test]
+fn log_that_was_streamed_into_the_segment_of_a_fork_goes_on_from_the_child() {
+    let repository = TestRepository::file();
+    let directories = Scratch::new("spool");
+    let spool = directories.subdir("in");
+    let (primary, agent, standby) = with_standby(&repository, &spool);
+    agent.terminate(PATIENCE);
+    let streaming = agent_for(&repository, &primary, "").start();
+    primary.psql("INSERT INTO t VALUES ('streamed', 0, '')");
+    wait_until_durable(&streaming, &primary);
+    streaming.terminate(PATIENCE);
+    assert_restored_across_a_promotion(&repository, &spool, &primary, &standby);
 }
