@@ -246,7 +246,7 @@ mod tests {
     use tidemark_types::Generation;
 
     /// A base backup of nothing.
-    async fn back_up(archive: &Archive) {
+    async fn back_up(archive: &Archive) -> Taken {
         let now = Timestamp(0);
         let position = || LogPosition {
             branch: 1,
@@ -264,12 +264,16 @@ mod tests {
             engine_facts: serde_json::Value::Null,
         };
         let writer = BackupWriter::begin(archive.base(), host::intent(now, None), None, |_| false).await;
-        writer.unwrap().finish(Vec::new(), facts).await.unwrap();
+        Taken {
+            header: writer.unwrap().finish(Vec::new(), facts).await.unwrap(),
+            complete: Timestamp(7_000_000),
+            bad_pages: 0,
+            distrusted: None,
+        }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_gap_found_while_the_repository_is_listed_is_not_taken_for_closed() {
-        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+    /// The task of a server with one base backup.
+    async fn task(storage: &FaultyStorage) -> (BackupTask, Archive, Taken) {
         let repository = Repository::open_or_create(Arc::new(storage.clone()), Timestamp(0))
             .await
             .unwrap();
@@ -282,7 +286,7 @@ mod tests {
         let settings = crate::config::server_for_tests("shop");
         let archive = repository.create_archive(&settings.name, Generation(1), new, Timestamp(0));
         let archive = archive.await.unwrap();
-        back_up(&archive).await;
+        let taken = back_up(&archive).await;
         let task = BackupTask {
             settings,
             repository,
@@ -290,6 +294,25 @@ mod tests {
             due: Arc::default(),
             hold: watch::Sender::new(false),
         };
+        (task, archive, taken)
+    }
+
+    #[tokio::test]
+    async fn the_newest_base_backup_is_shown_alike_when_it_was_taken_and_when_it_was_found() {
+        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+        let (task, archive, taken) = task(&storage).await;
+        let newest = || task.state.facts().base_backups.newest;
+        task.succeeded(&taken);
+        let shown = newest();
+        assert!(shown.is_some());
+        task.look(&archive, &mut Memory::default()).await.unwrap();
+        assert_eq!(newest(), shown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_found_while_the_repository_is_listed_is_not_taken_for_closed() {
+        let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+        let (task, archive, _) = task(&storage).await;
         let found = || {
             task.hold.send_replace(true);
             task.state.update(|facts| {

@@ -102,24 +102,6 @@ fn a_backup_beside_another_is_a_conflict_until_that_one_is_known_to_be_dead() {
     assert_eq!(backups_with(&repository, "intent.json"), Vec::<PathBuf>::new());
 }
 
-#[test]
-fn the_newest_backups_end_is_the_same_after_a_restart() {
-    let server = PostgresServer::start_new(VERSION);
-    let repository = TestRepository::file();
-    let agent = agent(&repository, &server, "").start();
-    let end = || {
-        let metric = "tidemark_base_backup_end_timestamp_seconds";
-        wait_for("the newest base backup to show", SOON, || {
-            !agent.metrics().values(metric, &[]).is_empty()
-        });
-        agent.metrics().value(metric, &[])
-    };
-    let taken = end();
-    agent.kill9();
-    agent.start();
-    assert_eq!(end(), taken);
-}
-
 /// The test may run as another user than the agent.
 fn open_to_all() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o777)
