@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tidemark_postgres::{PostgresError, SqlClient, Started, WalStream};
 use tidemark_repository::base::BackupHeader;
-use tidemark_repository::{Archive, GapRecord, Repository};
+use tidemark_repository::{Archive, Branch, GapRecord, LogPosition, Repository, SliceKey};
 use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, WalSegmentSize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -335,7 +335,14 @@ impl LogTask {
             Overlap::Compared
         };
         let Some(mut wanted) = continue_from(branch, &mut slices, &source.history, size, overlap) else {
-            return self.start(source, fresh, None).await;
+            let end = slices.iter().map(SliceKey::end_position).max();
+            let Some(end) = end.filter(|_| !backups.is_empty()) else {
+                return self.start(source, fresh, None).await;
+            };
+            let reason = "nothing leads to what is stored of the log since the newest base backup";
+            return self
+                .begin_behind_gap(source, archive, fresh, (branch, end), reason)
+                .await;
         };
         fork::compare_with_parent(
             archive,
@@ -351,19 +358,35 @@ impl LogTask {
             .broken_off
             .as_ref()
             .filter(|broken_off| broken_off.host == source.sql.host());
-        let Some(BrokenOff { reason, .. }) = broken_off else {
+        let Some(BrokenOff { reason, .. }) = broken_off.cloned() else {
             return self.start(source, wanted, None).await;
         };
+        let stored_end = (branch_of(wanted.timeline), stored_end);
+        let begun = self
+            .begin_behind_gap(source, archive, fresh, stored_end, reason)
+            .await?;
+        (memory.broken_off, memory.least_overlap) = (None, false);
+        Ok(begun)
+    }
+
+    /// Begins anew, past a gap that it records.
+    async fn begin_behind_gap(
+        &self,
+        source: &mut Source,
+        archive: &Archive,
+        fresh: Start,
+        (branch, stored_end): (Branch, LogPosition),
+        reason: &str,
+    ) -> anyhow::Result<(Start, WalStream)> {
         let gap = GapRecord {
-            branch: branch_of(wanted.timeline),
+            branch,
             begin: stored_end,
             end: fresh.resume.start,
             found: SystemClock.now(),
-            reason: (*reason).to_owned(),
+            reason: reason.to_owned(),
         };
         let begun = self.start(source, fresh, Some(gap.clone())).await?;
         archive.record_gap(&gap).await?;
-        (memory.broken_off, memory.least_overlap) = (None, false);
         self.hold_for_gap(&source.sql).await?;
         Ok(begun)
     }

@@ -168,12 +168,17 @@ pub fn coverage(slices: &mut [SliceKey]) -> Vec<Run> {
     absorb_contained(runs)
 }
 
-/// The run that a writer goes on from: the last one that is anchored, or else the first, whose begin is where the
-/// listing began. What lies past it unanchored is written again, and joined then.
+/// The run that a writer goes on from: the last one that is anchored, or else the first, when it begins with a file, as
+/// listings do. What lies past it unanchored is written again, and joined then. `None` when there is only such: a writer
+/// was killed before it had stored what comes first.
 pub fn run_to_continue(slices: &mut [SliceKey]) -> Option<Run> {
     let mut runs = coverage(slices);
-    let last = runs.iter().rposition(Run::is_anchored).unwrap_or(0);
-    (last < runs.len()).then(|| runs.swap_remove(last))
+    let begins_listing = || runs.first().is_some_and(|run| run.begin.position.offset == 0);
+    let chosen = runs
+        .iter()
+        .rposition(Run::is_anchored)
+        .or_else(|| begins_listing().then_some(0))?;
+    Some(runs.swap_remove(chosen))
 }
 
 /// A point where a run may begin, and the run that it was found to be part of.
@@ -379,6 +384,8 @@ mod tests {
             LogPosition { file: 1, offset: 10 }
         );
         assert!(run_to_continue(&mut []).is_none());
+        // Killed in its first moments: nothing leads to what it had stored.
+        assert!(run_to_continue(&mut [slice(10, 1, 100, 2), slice(100, 2, 110, 3)]).is_none());
     }
 
     #[test]

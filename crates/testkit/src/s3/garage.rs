@@ -46,10 +46,12 @@ impl Garage {
             scratch,
         };
         garage.start();
-        run(garage
-            .command()
-            .args(["key", "allow", "--create-bucket", ACCESS_KEY]))
-        .expect_success();
+        // Healthy is said before commands are listened to.
+        wait_for("Garage to take commands", START_TIMEOUT, || {
+            let mut command = garage.command();
+            command.args(["key", "allow", "--create-bucket", ACCESS_KEY]);
+            run(&mut command).code() == Some(0)
+        });
         garage
     }
 

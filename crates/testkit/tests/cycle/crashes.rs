@@ -1,12 +1,14 @@
 //! Agents and servers killed at awkward moments: what was acknowledged is there, and what is stored stays of one piece.
 
+use std::fs;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use tidemark_testkit::{PgVersion, PostgresServer, TestRepository, Workload, wait_for};
 
 use crate::protected::{
-    PATIENCE, agent_for, is_in_state, protect, restore, wait_for_agent, wait_for_base_backup,
+    NAME, PATIENCE, agent_for, is_in_state, protect, restore, wait_for_agent, wait_for_base_backup,
     wait_until_durable, wait_until_streaming,
 };
 
@@ -130,4 +132,40 @@ fn a_stopped_agent_has_shipped_what_it_received() {
         restored.psql("SELECT string_agg(n::text, ',' ORDER BY n) FROM t"),
         "1,2,3"
     );
+}
+
+/// Slices are stored side by side: a later one may be there, and the first of all not.
+#[test]
+fn an_agent_killed_before_its_very_first_slice_was_stored_begins_anew() {
+    let repository = TestRepository::file();
+    let (server, agent) = protect(PgVersion::V17, &repository);
+    server.psql("CREATE TABLE t (n int)");
+    for n in 0..5 {
+        server.psql(&format!("INSERT INTO t VALUES ({n})"));
+        wait_until_durable(&agent, &server);
+    }
+    agent.kill9();
+    let stored = repository.directory().join("servers").join(NAME).join("0001");
+    fs::remove_dir_all(stored.join("base")).unwrap();
+    let log = stored.join("log/00000001");
+    let name_of = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut slices: Vec<String> = fs::read_dir(&log).unwrap().map(name_of).collect();
+    slices.sort();
+    // What is left begins within a file, and nothing leads there.
+    let is_within = |name: &&String| !name[17..].starts_with("0000000000-");
+    let left = slices.iter().rfind(is_within).expect("a slice within a file");
+    for slice in slices.iter().filter(|name| *name != left) {
+        fs::remove_file(log.join(slice)).unwrap();
+    }
+    server.psql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
+
+    agent.start();
+    wait_for_base_backup(&agent);
+    server.psql("INSERT INTO t VALUES (5)");
+    wait_until_durable(&agent, &server);
+    agent.terminate(PATIENCE);
+    let restored = restore(&repository, PgVersion::V17)
+        .args(["--target-latest"])
+        .start();
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "6");
 }
