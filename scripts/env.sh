@@ -15,6 +15,10 @@ export TIDEMARK_CACHE
 export TIDEMARK_PG15_BIN="${TIDEMARK_PG15_BIN:-/usr/lib/postgresql/15/bin}"
 export TIDEMARK_PG17_BIN="${TIDEMARK_PG17_BIN:-$TIDEMARK_CACHE/postgresql-17/usr/lib/postgresql/17/bin}"
 export TIDEMARK_PG18_BIN="${TIDEMARK_PG18_BIN:-$TIDEMARK_CACHE/postgresql-18/usr/lib/postgresql/18/bin}"
+# The prefix of each: usr/sbin holds the server, usr/bin its programs.
+export TIDEMARK_MYSQL97="${TIDEMARK_MYSQL97:-$TIDEMARK_CACHE/mysql-9.7}"
+export TIDEMARK_MARIADB1011="${TIDEMARK_MARIADB1011:-$TIDEMARK_CACHE/mariadb-10.11}"
+export TIDEMARK_MARIADB118="${TIDEMARK_MARIADB118:-$TIDEMARK_CACHE/mariadb-11.8}"
 export TIDEMARK_GARAGE="${TIDEMARK_GARAGE:-$TIDEMARK_CACHE/garage/bin/garage}"
 export TIDEMARK_MOTO="${TIDEMARK_MOTO:-$TIDEMARK_CACHE/moto/bin/moto_server}"
 export TIDEMARK_PGBACKREST="${TIDEMARK_PGBACKREST:-$TIDEMARK_CACHE/peers/usr/bin/pgbackrest}"

@@ -1,9 +1,10 @@
 #!/bin/bash
-# Installs what the tests need on a Debian 12 machine (amd64, as root): PostgreSQL 15, 17 and 18, the S3 servers
-# Garage and moto, build tools and cargo subcommands. Host packages come by apt; all else goes under $TIDEMARK_CACHE
+# Installs what the tests need on a Debian 12 machine (amd64, as root): PostgreSQL 15, 17 and 18, MySQL 9.7, MariaDB
+# 10.11 and 11.8, the S3 servers Garage and moto, build tools and cargo subcommands. Host packages come by apt; all else goes under $TIDEMARK_CACHE
 # (see env.sh).
 #
-#   scripts/install-test-servers.sh [PART...]     parts: host pg17 pg18 garage moto nextest deny fuzz (default: all)
+#   scripts/install-test-servers.sh [PART...]     parts: host pg17 pg18 mysql97 mariadb1011 mariadb118 garage moto nextest deny
+#                                                 fuzz (default: all)
 #                                                 peers: what scripts/bench compares with; only when asked for
 #
 # A part that is already there costs nothing: a second run takes a second and asks no mirror anything.
@@ -20,7 +21,7 @@ die() { say "$*" >&2; exit 1; }
 # Compilers for the Rust crates and for Garage, what the scripts call, and what the servers load at run time.
 host_packages=(build-essential pkg-config curl ca-certificates git jq zstd patchelf xz-utils python3 python3-venv
     tzdata libfaketime)
-all_parts=(pg17 pg18 garage moto nextest deny fuzz)
+all_parts=(pg17 pg18 mysql97 mariadb1011 mariadb118 garage moto nextest deny fuzz)
 optional_parts=(peers)
 debian_pg15=/usr/lib/postgresql/15/bin
 
@@ -53,6 +54,17 @@ ours() { [[ $1 == "$TIDEMARK_CACHE"/* ]]; }
 
 install_pg17() { ! ours "$TIDEMARK_PG17_BIN" || "$here/install/prefix-apt.sh" "$TIDEMARK_CACHE/postgresql-17" trixie postgresql-17; }
 install_pg18() { ! ours "$TIDEMARK_PG18_BIN" || "$here/install/prefix-apt.sh" "$TIDEMARK_CACHE/postgresql-18" sid postgresql-18; }
+# Only what runs in the foreground: the packages with service files and databases of their own are left out.
+install_mysql97() {
+    ! ours "$TIDEMARK_MYSQL97" || "$here/install/prefix-apt.sh" "$TIDEMARK_CACHE/mysql-9.7" sid \
+        mysql-server-core mysql-client-core mysql-client
+}
+install_mariadb1011() { ! ours "$TIDEMARK_MARIADB1011" || install_mariadb mariadb-10.11 bookworm; }
+install_mariadb118() { ! ours "$TIDEMARK_MARIADB118" || install_mariadb mariadb-11.8 trixie; }
+install_mariadb() {
+    "$here/install/prefix-apt.sh" "$TIDEMARK_CACHE/$1" "$2" \
+        mariadb-server-core mariadb-client-core mariadb-client mariadb-backup
+}
 install_garage() { ! ours "$TIDEMARK_GARAGE" || "$here/install/garage.sh" "$TIDEMARK_CACHE/garage"; }
 install_peers() { ! ours "$TIDEMARK_PGBACKREST" || "$here/install/prefix-apt.sh" "$TIDEMARK_CACHE/peers" sid pgbackrest; }
 install_nextest() { "$here/install/cargo-tool.sh" "$TIDEMARK_CACHE/cargo-tools" nextest 0.9.143; }

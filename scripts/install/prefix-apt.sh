@@ -82,6 +82,8 @@ unpack() {
 patch_executables() {
     local file loader=$prefix/usr/lib64/ld-linux-x86-64.so.2 libraries=$prefix/usr/lib/x86_64-linux-gnu patched=0
     [ -x "$loader" ] || loader=$libraries/ld-linux-x86-64.so.2
+    # Libraries that MySQL brings along.
+    [ ! -d "$prefix/usr/lib/mysql/private" ] || libraries+=:$prefix/usr/lib/mysql/private
     while IFS= read -r -d '' file; do
         [ "$(patchelf --print-interpreter "$file" 2>/dev/null)" = /lib64/ld-linux-x86-64.so.2 ] || continue
         patchelf --set-interpreter "$loader" --force-rpath --set-rpath "$libraries" "$file"
