@@ -1,0 +1,11 @@
+//! MySQL (8.0 to 9.x) and MariaDB (10.6 to 11.x): the binlog parser and GTID sets. Knows no storage.
+//!
+//! - [`binlog`] turns bytes of a binlog file into events, facts and whole transactions.
+//! - [`gtid`] holds the two vendors' notions of which transactions there are.
+//!
+//! Nothing here does I/O. Both vendors share one parser: their files differ by events, not by framing, and the format
+//! description event says whose a file is.
+
+pub mod binlog;
+mod bytes;
+pub mod gtid;
