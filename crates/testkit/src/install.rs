@@ -58,6 +58,84 @@ impl fmt::Display for PgVersion {
     }
 }
 
+/// A version of MySQL or MariaDB that the tests run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MysqlVersion {
+    /// MySQL 9.7.
+    Mysql97,
+    /// MariaDB 10.11.
+    MariaDb1011,
+    /// MariaDB 11.8.
+    MariaDb118,
+}
+
+impl MysqlVersion {
+    /// All of them.
+    pub const ALL: [MysqlVersion; 3] = [
+        MysqlVersion::Mysql97,
+        MysqlVersion::MariaDb1011,
+        MysqlVersion::MariaDb118,
+    ];
+
+    /// Whether it is MariaDB.
+    pub fn is_mariadb(self) -> bool {
+        self != MysqlVersion::Mysql97
+    }
+
+    /// What its version string begins with.
+    pub fn number(self) -> &'static str {
+        match self {
+            MysqlVersion::Mysql97 => "9.7",
+            MysqlVersion::MariaDb1011 => "10.11",
+            MysqlVersion::MariaDb118 => "11.8",
+        }
+    }
+
+    /// The prefix that it is installed under. Panics when it is not.
+    pub fn prefix(self) -> PathBuf {
+        let (variable, directory) = match self {
+            MysqlVersion::Mysql97 => ("TIDEMARK_MYSQL97", "mysql-9.7"),
+            MysqlVersion::MariaDb1011 => ("TIDEMARK_MARIADB1011", "mariadb-10.11"),
+            MysqlVersion::MariaDb118 => ("TIDEMARK_MARIADB118", "mariadb-11.8"),
+        };
+        let prefix = configured(variable, cache().join(directory));
+        require(&prefix.join(self.server_name()), &self.to_string());
+        prefix
+    }
+
+    /// The server itself. Panics when it is not installed.
+    pub fn server_program(self) -> PathBuf {
+        self.prefix().join(self.server_name())
+    }
+
+    fn server_name(self) -> &'static str {
+        if self.is_mariadb() {
+            "usr/sbin/mariadbd"
+        } else {
+            "usr/sbin/mysqld"
+        }
+    }
+
+    /// A command for one of this version's programs, run as the servers' user. MariaDB's are found by MySQL's names too:
+    /// `mysql`, `mysqldump`, `mysqlbinlog`.
+    pub fn tool(self, program: &str) -> Command {
+        let program = match program {
+            "mysql" if self.is_mariadb() => "mariadb".to_owned(),
+            _ if self.is_mariadb() => program.replacen("mysql", "mariadb-", 1),
+            _ => program.to_owned(),
+        };
+        ServerUser::current().command(self.prefix().join("usr/bin").join(program))
+    }
+}
+
+/// `MySQL 9.7`.
+impl fmt::Display for MysqlVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vendor = if self.is_mariadb() { "MariaDB" } else { "MySQL" };
+        write!(f, "{vendor} {}", self.number())
+    }
+}
+
 /// The S3 server Garage.
 pub(crate) fn garage() -> PathBuf {
     let path = configured("TIDEMARK_GARAGE", cache().join("garage/bin/garage"));

@@ -153,10 +153,11 @@ impl BinlogDecoder {
         self.format.as_ref()
     }
 
-    /// How what was fed so far ends.
+    /// How what was fed so far ends. After an error, with what could not be read.
     pub fn end(&self) -> FileEnd {
         match self.state {
             State::Ended => FileEnd::Closed,
+            State::Lost(_) => FileEnd::Torn { begin: self.whole },
             _ if self.at == self.whole && self.whole > BinlogOffset(0) => FileEnd::Open,
             _ => FileEnd::Torn { begin: self.whole },
         }
@@ -236,14 +237,20 @@ impl BinlogDecoder {
     /// it whole.
     fn has_trailer(&self, kind: EventType) -> bool {
         kind != EventType::FORMAT_DESCRIPTION
-            && self.format.as_ref().is_some_and(|format| format.has_checksum(kind))
+            && self
+                .format
+                .as_ref()
+                .is_some_and(|format| format.has_checksum(kind))
     }
 
     /// Checks the header of the event that begins at `whole`.
     fn check_header(&self, header: EventHeader) -> Result<(), BinlogError> {
         let at = self.whole;
         let length = header.length;
-        let has_checksum = self.format.as_ref().is_none_or(|format| format.has_checksum(header.kind));
+        let has_checksum = self
+            .format
+            .as_ref()
+            .is_none_or(|format| format.has_checksum(header.kind));
         if length > EVENT_BYTES_MAX || Event::body_bytes(length, has_checksum).is_none() {
             return Err(BinlogError::Length { at, length });
         }

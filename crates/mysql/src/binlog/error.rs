@@ -14,7 +14,9 @@ pub enum BinlogError {
         found: [u8; 4],
     },
     /// The file is encrypted at rest. Only its server can read it; over a replication connection it comes in clear.
-    #[error("binlog is encrypted by the server (at offset {at}); read it over a replication connection instead")]
+    #[error(
+        "binlog is encrypted by the server (at offset {at}); read it over a replication connection instead"
+    )]
     Encrypted {
         /// Where this showed.
         at: BinlogOffset,
@@ -48,7 +50,9 @@ pub enum BinlogError {
         length: u32,
     },
     /// An event's checksum does not match.
-    #[error("binlog event at offset {at} ({length} bytes) has checksum {found:#010x}, expected {expected:#010x}")]
+    #[error(
+        "binlog event at offset {at} ({length} bytes) has checksum {found:#010x}, expected {expected:#010x}"
+    )]
     Checksum {
         /// Where the event begins.
         at: BinlogOffset,

@@ -162,7 +162,10 @@ impl EventType {
     pub(super) fn is_kept_whole(self) -> bool {
         matches!(
             self,
-            EventType::FORMAT_DESCRIPTION | EventType::ROTATE | EventType::PREVIOUS_GTIDS | EventType::GTID_LIST
+            EventType::FORMAT_DESCRIPTION
+                | EventType::ROTATE
+                | EventType::PREVIOUS_GTIDS
+                | EventType::GTID_LIST
         )
     }
 

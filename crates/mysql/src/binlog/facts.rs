@@ -87,7 +87,10 @@ impl<'a> Fact<'a> {
     pub fn of(event: &Event<'a>) -> Result<Option<Fact<'a>>, BinlogError> {
         let kind = event.header.kind;
         if kind.name().is_none() && !event.header.is_ignorable() {
-            return Err(BinlogError::UnknownEvent { at: event.begin, kind });
+            return Err(BinlogError::UnknownEvent {
+                at: event.begin,
+                kind,
+            });
         }
         read(event).ok_or_else(|| event.malformed("its content is of another form"))
     }
@@ -106,7 +109,9 @@ fn read<'a>(event: &Event<'a>) -> Option<Option<Fact<'a>>> {
             Fact::Rotate { file, position }
         }
         EventType::STOP => Fact::Stop,
-        EventType::PREVIOUS_GTIDS => Fact::PreviousGtids(whole(event).and_then(|body| GtidSet::decode(body).ok())?),
+        EventType::PREVIOUS_GTIDS => {
+            Fact::PreviousGtids(whole(event).and_then(|body| GtidSet::decode(body).ok())?)
+        }
         EventType::GTID_LIST => Fact::GtidList(gtid_list(whole(event)?)?),
         EventType::GTID => Fact::MySqlGtid(MySqlGtidEvent::read(body, false)?),
         EventType::ANONYMOUS_GTID => Fact::MySqlGtid(MySqlGtidEvent::read(body, true)?),

@@ -94,7 +94,9 @@ impl Format {
         let checksum = match algorithm {
             _ if !has_checksums(&server_version) => Err("it is older than 5.6, which is not supported"),
             _ if binlog_version != BINLOG_VERSION => Err("its binlog format is not version 4"),
-            _ if usize::from(header_bytes) != HEADER_BYTES => Err("its events have a header of another length"),
+            _ if usize::from(header_bytes) != HEADER_BYTES => {
+                Err("its events have a header of another length")
+            }
             0 => Ok(ChecksumAlgorithm::None),
             1 => Ok(ChecksumAlgorithm::Crc32),
             _ => Err("its checksum algorithm is not known"),
@@ -131,7 +133,11 @@ impl Format {
     }
 
     /// The body of the event `bytes`, its checksum verified and left out.
-    pub(super) fn checked_body<'a>(&self, bytes: &'a [u8], at: BinlogOffset) -> Result<&'a [u8], BinlogError> {
+    pub(super) fn checked_body<'a>(
+        &self,
+        bytes: &'a [u8],
+        at: BinlogOffset,
+    ) -> Result<&'a [u8], BinlogError> {
         let kind = EventHeader::parse(bytes).map_or(EventType::FORMAT_DESCRIPTION, |header| header.kind);
         checked_body(bytes, at, self.has_checksum(kind))
     }
@@ -184,7 +190,9 @@ pub(super) fn compare_checksum(
     tail: &[u8],
     found: u32,
 ) -> Result<(), BinlogError> {
-    let carried = tail.last_chunk::<CHECKSUM_BYTES>().map(|bytes| u32::from_le_bytes(*bytes));
+    let carried = tail
+        .last_chunk::<CHECKSUM_BYTES>()
+        .map(|bytes| u32::from_le_bytes(*bytes));
     match carried {
         Some(expected) if expected == found => Ok(()),
         carried => Err(BinlogError::Checksum {
@@ -198,7 +206,9 @@ pub(super) fn compare_checksum(
 
 /// Since 5.6.1 (`checksum_version_split`) a file says which checksum it has; MariaDB's older 5.5 is as far away.
 fn has_checksums(version: &str) -> bool {
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
     (next(), next(), next()) >= (5, 6, 1)
 }
@@ -209,7 +219,13 @@ mod tests {
 
     #[test]
     fn versions_with_checksums() {
-        for version in ["5.6.1", "8.0.44-0ubuntu0.22.04.1", "9.7.4-2", "10.11.18-MariaDB-0+deb12u1-log", "11.8.6-MariaDB"] {
+        for version in [
+            "5.6.1",
+            "8.0.44-0ubuntu0.22.04.1",
+            "9.7.4-2",
+            "10.11.18-MariaDB-0+deb12u1-log",
+            "11.8.6-MariaDB",
+        ] {
             assert!(has_checksums(version), "{version}");
         }
         for version in ["", "5.6.0", "5.5.68-MariaDB", "x", "5"] {

@@ -130,7 +130,9 @@ fn gtid_of(uuid: ServerUuid, tag: Tag, number: u64, is_anonymous: bool) -> Optio
 
 fn commit_time(micros: u64) -> Option<Timestamp> {
     let is_known = micros != 0 && micros != COMMIT_TIME_UNDEFINED;
-    is_known.then(|| i64::try_from(micros).ok().map(Timestamp)).flatten()
+    is_known
+        .then(|| i64::try_from(micros).ok().map(Timestamp))
+        .flatten()
 }
 
 /// A MariaDB transaction begins. The event stands for BEGIN.
@@ -225,9 +227,13 @@ fn read_alter(reader: &mut Reader<'_>) -> Option<Option<AlterPhase>> {
     Some(if flags & START_ALTER != 0 {
         Some(AlterPhase::Start)
     } else if flags & COMMIT_ALTER != 0 {
-        Some(AlterPhase::Commit { started_by: reader.u64()? })
+        Some(AlterPhase::Commit {
+            started_by: reader.u64()?,
+        })
     } else if flags & ROLLBACK_ALTER != 0 {
-        Some(AlterPhase::Rollback { started_by: reader.u64()? })
+        Some(AlterPhase::Rollback {
+            started_by: reader.u64()?,
+        })
     } else {
         None
     })

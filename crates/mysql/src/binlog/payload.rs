@@ -120,7 +120,9 @@ impl PayloadReader {
             Compression::Zstd => {
                 let zstd = match &mut self.zstd {
                     Some(zstd) => zstd,
-                    none => none.insert(new_decoder().map_err(|_| outer.malformed("no memory to decompress it"))?),
+                    none => {
+                        none.insert(new_decoder().map_err(|_| outer.malformed("no memory to decompress it"))?)
+                    }
                 };
                 self.output.resize(OUTPUT_BYTES, 0);
                 decompress(zstd, payload, &mut self.output, &mut inner, &mut each)
@@ -238,7 +240,9 @@ impl Inner<'_, '_> {
 
     fn body_bytes(&self) -> Result<u64, Stop> {
         let header = EventHeader::parse(self.event);
-        let length = header.map(|header| header.length).filter(|&length| length <= EVENT_BYTES_MAX);
+        let length = header
+            .map(|header| header.length)
+            .filter(|&length| length <= EVENT_BYTES_MAX);
         let body = length.and_then(|length| Event::body_bytes(length, false));
         let is_nested = header.is_some_and(|header| header.kind == EventType::TRANSACTION_PAYLOAD);
         match body {

@@ -133,7 +133,9 @@ fn is_ddl(text: &[u8]) -> bool {
     let text = behind_comments(text);
     VERBS.iter().any(|verb| {
         text.split_at_checked(verb.len()).is_some_and(|(begin, rest)| {
-            let is_word = rest.first().is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+            let is_word = rest
+                .first()
+                .is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
             is_word && begin.eq_ignore_ascii_case(verb.as_bytes())
         })
     })
@@ -182,7 +184,12 @@ impl XaId {
     pub(super) fn read_long(reader: &mut Reader<'_>) -> Option<XaId> {
         let format = reader.u32()?;
         let (global_bytes, branch_bytes) = (reader.u32()?, reader.u32()?);
-        XaId::read_parts(reader, format, usize::try_from(global_bytes).ok()?, usize::try_from(branch_bytes).ok()?)
+        XaId::read_parts(
+            reader,
+            format,
+            usize::try_from(global_bytes).ok()?,
+            usize::try_from(branch_bytes).ok()?,
+        )
     }
 
     /// As a MariaDB GTID event holds it: lengths of one byte.
@@ -192,7 +199,12 @@ impl XaId {
         XaId::read_parts(reader, format, global_bytes.into(), branch_bytes.into())
     }
 
-    fn read_parts(reader: &mut Reader<'_>, format: u32, global_bytes: usize, branch_bytes: usize) -> Option<XaId> {
+    fn read_parts(
+        reader: &mut Reader<'_>,
+        format: u32,
+        global_bytes: usize,
+        branch_bytes: usize,
+    ) -> Option<XaId> {
         if global_bytes > XaId::PART_BYTES_MAX || branch_bytes > XaId::PART_BYTES_MAX {
             return None;
         }
@@ -226,7 +238,9 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
     let digit = |byte: u8| char::from(byte).to_digit(16);
     let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok();
-    rest.is_empty().then(|| pairs.iter().map(byte).collect()).flatten()
+    rest.is_empty()
+        .then(|| pairs.iter().map(byte).collect())
+        .flatten()
 }
 
 /// As `XA RECOVER CONVERT XID` and the binlog have it, fit to be put behind `XA COMMIT` or `XA ROLLBACK`.
@@ -274,9 +288,22 @@ mod tests {
             branch: (*b"branch").into(),
         };
         assert_eq!(id.to_string(), "X'7832',X'6272616e6368',7");
-        assert_eq!(kind(&format!("XA COMMIT {id}")), Some(StatementKind::XaCommit(id.clone())));
-        assert_eq!(kind(&format!("XA ROLLBACK {id}")), Some(StatementKind::XaRollback(id)));
-        for text in ["", "X'7'", "X'7832',X'',", "X'78zz',X'',1", "X'78',X'',1,2", "'a','b',1"] {
+        assert_eq!(
+            kind(&format!("XA COMMIT {id}")),
+            Some(StatementKind::XaCommit(id.clone()))
+        );
+        assert_eq!(
+            kind(&format!("XA ROLLBACK {id}")),
+            Some(StatementKind::XaRollback(id))
+        );
+        for text in [
+            "",
+            "X'7'",
+            "X'7832',X'',",
+            "X'78zz',X'',1",
+            "X'78',X'',1,2",
+            "'a','b',1",
+        ] {
             assert_eq!(kind(&format!("XA COMMIT {text}")), None, "{text}");
         }
     }
@@ -292,7 +319,13 @@ mod tests {
         ] {
             assert_eq!(kind(text), Some(StatementKind::Ddl), "{text}");
         }
-        for text in ["INSERT INTO t VALUES ('CREATE TABLE')", "CREATED", "/* CREATE TABLE", "", "UPDATE t SET i = 1"] {
+        for text in [
+            "INSERT INTO t VALUES ('CREATE TABLE')",
+            "CREATED",
+            "/* CREATE TABLE",
+            "",
+            "UPDATE t SET i = 1",
+        ] {
             assert_eq!(kind(text), Some(StatementKind::Other), "{text}");
         }
     }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use tidemark_types::Timestamp;
 
 use super::error::BinlogError;
-use super::event::{BinlogOffset, Event, EventType};
+use super::event::{BinlogOffset, Event};
 use super::facts::Fact;
 use super::gtid_event::{AlterPhase, MariaDbGtidEvent, MySqlGtidEvent};
 use super::payload::{Payload, PayloadReader};
@@ -183,15 +183,21 @@ impl Transactions {
         match fact {
             Some(Fact::MySqlGtid(gtid)) => self.begin(event, Open::of_mysql(event, gtid))?,
             Some(Fact::MariaDbGtid(gtid)) => self.begin(event, Open::of_mariadb(event, gtid))?,
-            Some(Fact::Format | Fact::Rotate { .. } | Fact::Stop | Fact::Checkpoint { .. }) => self.expect_none(event)?,
+            Some(Fact::Format | Fact::Rotate { .. } | Fact::Stop | Fact::Checkpoint { .. }) => {
+                self.expect_none(event)?;
+            }
             Some(Fact::PreviousGtids(_) | Fact::GtidList(_)) => self.expect_none(event)?,
             Some(Fact::Heartbeat { .. }) => {}
             Some(Fact::Incident { .. }) if self.open.is_none() => {}
             None if event.header.is_ignorable() => {}
             _ if self.is_joining => {}
             Some(Fact::Query(query)) => return self.query(event, query),
-            Some(Fact::Commit { .. }) => return self.end(event, TransactionKind::Changes, TransactionEnd::Xid),
-            Some(Fact::Incident { .. }) => return self.end(event, TransactionKind::Incident, TransactionEnd::Incident),
+            Some(Fact::Commit { .. }) => {
+                return self.end(event, TransactionKind::Changes, TransactionEnd::Xid);
+            }
+            Some(Fact::Incident { .. }) => {
+                return self.end(event, TransactionKind::Incident, TransactionEnd::Incident);
+            }
             Some(Fact::XaPrepare { id, is_one_phase }) => {
                 let kind = xa_kind(id, *is_one_phase);
                 return self.end(event, kind, TransactionEnd::XaPrepare);
@@ -236,7 +242,9 @@ impl Transactions {
                 open.is_in_body = true;
                 return Ok(None);
             }
-            _ if ends_standalone && open.is_alter_start => (TransactionKind::AlterStart, TransactionEnd::Statement),
+            _ if ends_standalone && open.is_alter_start => {
+                (TransactionKind::AlterStart, TransactionEnd::Statement)
+            }
             _ if ends_standalone => (TransactionKind::Ddl, TransactionEnd::Statement),
             StatementKind::Commit => (TransactionKind::Changes, TransactionEnd::Commit),
             StatementKind::Rollback => (TransactionKind::Changes, TransactionEnd::Rollback),
@@ -247,40 +255,31 @@ impl Transactions {
             StatementKind::Other => return Ok(None),
         };
         // The clock when it was logged, which even SET TIMESTAMP does not forge.
-        let logged = event.header.time().0.saturating_add(i64::from(query.exec_seconds) * 1_000_000);
+        let logged = event
+            .header
+            .time()
+            .0
+            .saturating_add(i64::from(query.exec_seconds) * 1_000_000);
         open.begun = Some(Timestamp(logged));
         self.end(event, kind, ended_by)
     }
 
-    /// The first event of a payload tells whether it is an XA transaction, the last what became of that.
-    fn payload(&mut self, event: &Event<'_>, payload: &Payload<'_>) -> Result<Option<Transaction>, BinlogError> {
-        let mut kind = TransactionKind::Changes;
-        let mut contains_ddl = false;
-        let mut problem = None;
-        self.payloads.read(event, payload, |inner| match Fact::of(inner) {
-            Ok(Some(Fact::Query(query))) => match query.kind() {
-                Some(StatementKind::Begin | StatementKind::XaStart) => ControlFlow::Continue(()),
-                Some(StatementKind::Ddl) => {
-                    contains_ddl = true;
-                    ControlFlow::Continue(())
-                }
-                _ => ControlFlow::Continue(()),
-            },
-            Ok(Some(Fact::XaPrepare { id, is_one_phase })) => {
-                kind = xa_kind(&id, is_one_phase);
-                ControlFlow::Break(())
-            }
-            Ok(_) => ControlFlow::Continue(()),
-            Err(error) => {
-                problem = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        if let Some(problem) = problem {
-            return Err(problem);
+    fn payload(
+        &mut self,
+        event: &Event<'_>,
+        payload: &Payload<'_>,
+    ) -> Result<Option<Transaction>, BinlogError> {
+        let mut look = PayloadLook::default();
+        self.payloads.read(event, payload, |inner| look.at(inner))?;
+        if let Some(error) = look.error {
+            return Err(error);
         }
-        self.expect_open(event)?.contains_ddl |= contains_ddl;
-        self.end(event, kind, TransactionEnd::Payload)
+        self.expect_open(event)?.contains_ddl |= look.contains_ddl;
+        self.end(
+            event,
+            look.kind.unwrap_or(TransactionKind::Changes),
+            TransactionEnd::Payload,
+        )
     }
 
     fn end(
@@ -311,6 +310,37 @@ impl Transactions {
     }
 }
 
+/// What is looked for in a payload: BEGIN, behind it perhaps DDL (CREATE TABLE … SELECT), and then nothing but changes
+/// and a commit; or XA START, and at the very end what became of it.
+#[derive(Default)]
+struct PayloadLook {
+    is_xa: bool,
+    contains_ddl: bool,
+    kind: Option<TransactionKind>,
+    error: Option<BinlogError>,
+}
+
+impl PayloadLook {
+    fn at(&mut self, inner: &Event<'_>) -> ControlFlow<()> {
+        match Fact::of(inner) {
+            Ok(Some(Fact::Query(query))) => match query.kind() {
+                Some(StatementKind::XaStart) => self.is_xa = true,
+                Some(StatementKind::Ddl) => self.contains_ddl = true,
+                _ => {}
+            },
+            Ok(Some(Fact::XaPrepare { id, is_one_phase })) => self.kind = Some(xa_kind(&id, is_one_phase)),
+            // The rest of the statement's text and of the rows is not worth decompressing.
+            Ok(Some(Fact::TableMap(_) | Fact::Rows(_))) if !self.is_xa => return ControlFlow::Break(()),
+            Ok(_) => {}
+            Err(error) => {
+                self.error = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
 impl Default for Transactions {
     fn default() -> Transactions {
         Transactions::new()
@@ -322,7 +352,10 @@ impl Open {
         Open {
             transaction: OpenTransaction {
                 begin: event.begin,
-                gtid: gtid.gtid.clone().map_or(TransactionGtid::Anonymous, TransactionGtid::MySql),
+                gtid: gtid
+                    .gtid
+                    .clone()
+                    .map_or(TransactionGtid::Anonymous, TransactionGtid::MySql),
             },
             server_id: event.header.server_id,
             commit: gtid.immediate_commit,

@@ -58,7 +58,10 @@ impl FromStr for Interval {
 
     fn from_str(text: &str) -> Result<Interval, ParseGtidError> {
         let invalid = || {
-            ParseGtidError::new(text, "an interval is N or N-M, from 1 to 9223372036854775806, N at most M")
+            ParseGtidError::new(
+                text,
+                "an interval is N or N-M, from 1 to 9223372036854775806, N at most M",
+            )
         };
         let number = |text: &str| {
             let text = text.trim();
@@ -66,7 +69,10 @@ impl FromStr for Interval {
             is_number.then(|| text.parse::<u64>().ok()).flatten()
         };
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (number(first).ok_or_else(invalid)?, number(last).ok_or_else(invalid)?);
+        let (first, last) = (
+            number(first).ok_or_else(invalid)?,
+            number(last).ok_or_else(invalid)?,
+        );
         last.checked_add(1)
             .and_then(|end| Interval::new(first, end))
             .ok_or_else(invalid)
@@ -96,14 +102,18 @@ impl Intervals {
         let from = self.0.partition_point(|interval| interval.end < added.begin);
         let to = self.0.partition_point(|interval| interval.begin <= added.end);
         let spanned = self.0.get(from..to).unwrap_or_default();
-        let begin = spanned.first().map_or(added.begin, |first| first.begin.min(added.begin));
+        let begin = spanned
+            .first()
+            .map_or(added.begin, |first| first.begin.min(added.begin));
         let end = spanned.last().map_or(added.end, |last| last.end.max(added.end));
         drop(self.0.splice(from..to, [Interval { begin, end }]));
     }
 
     pub(super) fn contains(&self, wanted: Interval) -> bool {
         let at = self.0.partition_point(|interval| interval.end < wanted.end);
-        self.0.get(at).is_some_and(|interval| interval.begin <= wanted.begin)
+        self.0
+            .get(at)
+            .is_some_and(|interval| interval.begin <= wanted.begin)
     }
 
     /// What of `self` is not in `other`.

@@ -33,10 +33,18 @@ impl FromStr for MariaDbGtid {
         let invalid = || ParseGtidError::new(text, "expected DOMAIN-SERVER-SEQUENCE");
         let mut parts = text.trim().split('-');
         let mut number = |max: u64| {
-            let part = parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?;
+            let part = parts
+                .next()
+                .filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()))?;
             part.parse::<u64>().ok().filter(|&number| number <= max)
         };
-        let mut read = || Some((number(u32::MAX.into())?, number(u32::MAX.into())?, number(u64::MAX)?));
+        let mut read = || {
+            Some((
+                number(u32::MAX.into())?,
+                number(u32::MAX.into())?,
+                number(u64::MAX)?,
+            ))
+        };
         let (domain, server, sequence) = read().ok_or_else(invalid)?;
         if parts.next().is_some() {
             return Err(invalid());
@@ -126,7 +134,10 @@ impl FromStr for MariaDbPosition {
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let gtid: MariaDbGtid = item.parse()?;
             if position.last(gtid.domain).is_some() {
-                return Err(ParseGtidError::new(item, "a position has one GTID for each domain"));
+                return Err(ParseGtidError::new(
+                    item,
+                    "a position has one GTID for each domain",
+                ));
             }
             position.advance(gtid);
         }

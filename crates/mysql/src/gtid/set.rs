@@ -39,7 +39,10 @@ impl FromStr for Gtid {
                 source: source.clone(),
                 number: interval.begin(),
             }),
-            _ => Err(ParseGtidError::new(text, "expected one transaction: UUID:NUMBER or UUID:TAG:NUMBER")),
+            _ => Err(ParseGtidError::new(
+                text,
+                "expected one transaction: UUID:NUMBER or UUID:TAG:NUMBER",
+            )),
         }
     }
 }
@@ -64,7 +67,8 @@ impl GtidSet {
 
     /// How many transactions are in it. Saturates.
     pub fn count(&self) -> u64 {
-        self.intervals().fold(0, |count, (_, interval)| count.saturating_add(interval.count()))
+        self.intervals()
+            .fold(0, |count, (_, interval)| count.saturating_add(interval.count()))
     }
 
     /// Its intervals, in the order in which they are printed.
@@ -117,7 +121,9 @@ impl GtidSet {
             let left = intervals.minus(other.sources.get(source).unwrap_or(&nothing));
             (!left.is_empty()).then(|| (source.clone(), left))
         });
-        GtidSet { sources: left.collect() }
+        GtidSet {
+            sources: left.collect(),
+        }
     }
 
     /// What is in both sets.
@@ -129,14 +135,17 @@ impl GtidSet {
     /// Whether the transaction is in this set.
     pub fn contains(&self, gtid: &Gtid) -> bool {
         let intervals = self.sources.get(&gtid.source);
-        Interval::of(gtid.number).is_some_and(|wanted| intervals.is_some_and(|intervals| intervals.contains(wanted)))
+        Interval::of(gtid.number)
+            .is_some_and(|wanted| intervals.is_some_and(|intervals| intervals.contains(wanted)))
     }
 
     /// Whether all of `other` is in this set.
     pub fn contains_all(&self, other: &GtidSet) -> bool {
         let mut intervals = other.intervals();
         intervals.all(|(source, wanted)| {
-            self.sources.get(source).is_some_and(|intervals| intervals.contains(wanted))
+            self.sources
+                .get(source)
+                .is_some_and(|intervals| intervals.contains(wanted))
         })
     }
 
@@ -170,7 +179,8 @@ impl GtidSet {
             let source = SourceId { uuid, tag };
             let mut last = 0;
             for _ in 0..reader.u64()? {
-                let interval = Interval::new(reader.u64()?, reader.u64()?).filter(|next| next.begin() > last)?;
+                let interval =
+                    Interval::new(reader.u64()?, reader.u64()?).filter(|next| next.begin() > last)?;
                 last = interval.end();
                 set.add_interval(&source, interval);
             }
@@ -182,7 +192,11 @@ impl GtidSet {
     pub fn encode(&self) -> Vec<u8> {
         let is_tagged = self.sources.keys().any(|source| !source.tag.is_none());
         let count = self.sources.len() as u64;
-        let head = if is_tagged { 1 << 56 | count << 8 | 1 } else { count };
+        let head = if is_tagged {
+            1 << 56 | count << 8 | 1
+        } else {
+            count
+        };
         let mut bytes = head.to_le_bytes().to_vec();
         for (source, intervals) in &self.sources {
             bytes.extend(source.uuid.0);
@@ -242,7 +256,10 @@ impl FromStr for GtidSet {
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let mut parts = item.split(':').map(str::trim);
             let uuid = parts.next().unwrap_or_default().parse()?;
-            let mut source = SourceId { uuid, tag: Tag::none() };
+            let mut source = SourceId {
+                uuid,
+                tag: Tag::none(),
+            };
             let mut lacks_interval = true;
             for part in parts {
                 if part.starts_with(|c: char| c.is_ascii_digit()) {
@@ -256,7 +273,10 @@ impl FromStr for GtidSet {
                 }
             }
             if lacks_interval {
-                return Err(ParseGtidError::new(item, "expected UUID:INTERVAL or UUID:TAG:INTERVAL"));
+                return Err(ParseGtidError::new(
+                    item,
+                    "expected UUID:INTERVAL or UUID:TAG:INTERVAL",
+                ));
             }
         }
         Ok(set)

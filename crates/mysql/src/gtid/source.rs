@@ -19,7 +19,11 @@ impl ServerUuid {
 impl fmt::Display for ServerUuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, byte) in self.0.iter().enumerate() {
-            let dash = if ServerUuid::DASHES.contains(&index) { "-" } else { "" };
+            let dash = if ServerUuid::DASHES.contains(&index) {
+                "-"
+            } else {
+                ""
+            };
             write!(f, "{dash}{byte:02x}")?;
         }
         Ok(())
@@ -47,9 +51,15 @@ impl FromStr for ServerUuid {
             }
             let mut digit = || char::from(digits.next()?).to_digit(16);
             let value = digit().and_then(|high| Some(high << 4 | digit()?));
-            *byte = value.and_then(|value| u8::try_from(value).ok()).ok_or_else(invalid)?;
+            *byte = value
+                .and_then(|value| u8::try_from(value).ok())
+                .ok_or_else(invalid)?;
         }
-        if digits.next().is_some() { Err(invalid()) } else { Ok(ServerUuid(uuid)) }
+        if digits.next().is_some() {
+            Err(invalid())
+        } else {
+            Ok(ServerUuid(uuid))
+        }
     }
 }
 
@@ -107,7 +117,9 @@ impl FromStr for Tag {
         let begins_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         let is_tag = begins_well
             && text.len() <= Tag::BYTES_MAX
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if is_tag {
             Ok(Tag(text.to_ascii_lowercase().into()))
         } else {

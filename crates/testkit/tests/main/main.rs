@@ -1,5 +1,6 @@
 //! The harness's own tests, on every server that it knows.
 
+mod mysql;
 mod postgres;
 mod programs;
 mod proxy;

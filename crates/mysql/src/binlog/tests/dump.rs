@@ -17,7 +17,7 @@ pub(super) struct Dump {
     pub(super) gtids_before: String,
 }
 
-/// `#261121 19:28:26 server id 77  end_log_pos 436 CRC32 0xce6924ed 	Previous-GTIDs`
+/// `#261121 19:28:26 server id 77  end_log_pos 436 CRC32 0xce6924ed` and, behind a tab, `Previous-GTIDs`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) timestamp: u32,
@@ -48,7 +48,8 @@ pub(super) fn parse(text: &str) -> Dump {
         } else if line.starts_with("# End of compressed events") {
             is_inside = false;
         } else if let Some(begin) = line.strip_prefix("# at ") {
-            dump.begins.extend(begin.parse::<u64>().ok().filter(|_| !is_inside));
+            dump.begins
+                .extend(begin.parse::<u64>().ok().filter(|_| !is_inside));
         } else if let Some(gtid) = line.strip_prefix("SET @@SESSION.GTID_NEXT= '") {
             let gtid = gtid.split('\'').next().unwrap();
             // The last one is no event's.
@@ -56,10 +57,13 @@ pub(super) fn parse(text: &str) -> Dump {
         } else if let Some(event) = parse_line(line) {
             if event.kind == EventType::PREVIOUS_GTIDS || event.kind == EventType::GTID_LIST {
                 dump.gtids_before = event.description.replace("Gtid list", "");
-                while let Some(more) = lines.next_if(|line| line.starts_with("# ") && !line.starts_with("# at ")) {
+                while let Some(more) =
+                    lines.next_if(|line| line.starts_with("# ") && !line.starts_with("# at "))
+                {
                     dump.gtids_before += &more[2..];
                 }
-                dump.gtids_before.retain(|c| !c.is_whitespace() && c != '[' && c != ']');
+                dump.gtids_before
+                    .retain(|c| !c.is_whitespace() && c != '[' && c != ']');
                 dump.gtids_before = dump.gtids_before.replace("Previous-GTIDs", "");
             }
             if is_inside {
@@ -67,7 +71,8 @@ pub(super) fn parse(text: &str) -> Dump {
                 continue;
             }
             if event.kind == EventType::MARIADB_GTID {
-                dump.gtids.push(event.description.split(' ').nth(1).unwrap().to_owned());
+                dump.gtids
+                    .push(event.description.split(' ').nth(1).unwrap().to_owned());
             }
             dump.events.push(event);
         }
@@ -103,10 +108,22 @@ fn parse_time(text: &str) -> Option<u32> {
     let mut numbers = text.split([' ', ':']).filter(|part| !part.is_empty());
     let date = numbers.next()?;
     let number = |text: &str| text.parse::<i64>().ok();
-    let (year, month, day) = (number(&date[..2])? + 2000, number(&date[2..4])?, number(&date[4..])?);
-    let (hour, minute, second) = (number(numbers.next()?)?, number(numbers.next()?)?, number(numbers.next()?)?);
+    let (year, month, day) = (
+        number(&date[..2])? + 2000,
+        number(&date[2..4])?,
+        number(&date[4..])?,
+    );
+    let (hour, minute, second) = (
+        number(numbers.next()?)?,
+        number(numbers.next()?)?,
+        number(numbers.next()?)?,
+    );
     // Days from 1970-01-01 (years begin in March).
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719_468;
     u32::try_from(((days * 24 + hour) * 60 + minute) * 60 + second).ok()
 }

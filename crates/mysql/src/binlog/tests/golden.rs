@@ -34,7 +34,9 @@ fn load_dump(version: &str, name: &str) -> Dump {
 
 /// Every file of every version.
 fn all_files() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of_all = VERSIONS.iter().flat_map(|&version| FILES.iter().map(move |&name| (version, name)));
+    let of_all = VERSIONS
+        .iter()
+        .flat_map(|&version| FILES.iter().map(move |&name| (version, name)));
     of_all.chain([("mysql97", "anonymous")])
 }
 
@@ -45,7 +47,10 @@ pub(super) fn assert_same(bytes: &[u8], decoded: &Decoded, dump: &Dump) {
     assert_eq!(begins, dump.begins);
 
     // The text of statements is printed only by `--verbose`.
-    let printed = decoded.events.iter().filter(|event| event.header.kind != EventType::ROWS_QUERY);
+    let printed = decoded
+        .events
+        .iter()
+        .filter(|event| event.header.kind != EventType::ROWS_QUERY);
     let mut lines = dump.events.iter();
     for event in printed {
         // What a transaction that is cut off ends with is not printed.
@@ -59,10 +64,18 @@ pub(super) fn assert_same(bytes: &[u8], decoded: &Decoded, dump: &Dump) {
             event.header.end_position,
             printed_kind(event.header.kind),
         );
-        assert_eq!(seen, (line.timestamp, line.server_id, line.end_position, line.kind), "{event:?} is {line:?}");
+        assert_eq!(
+            seen,
+            (line.timestamp, line.server_id, line.end_position, line.kind),
+            "{event:?} is {line:?}"
+        );
         if let Some(checksum) = line.checksum {
             let end = usize::try_from(event.end.0).unwrap();
-            assert_eq!(bytes[end - 4..end], checksum.to_le_bytes(), "{event:?} is {line:?}");
+            assert_eq!(
+                bytes[end - 4..end],
+                checksum.to_le_bytes(),
+                "{event:?} is {line:?}"
+            );
         }
     }
     assert_eq!(lines.next(), None);
@@ -70,7 +83,14 @@ pub(super) fn assert_same(bytes: &[u8], decoded: &Decoded, dump: &Dump) {
         .events
         .iter()
         .filter(|event| event.header.kind == EventType::TRANSACTION_PAYLOAD)
-        .map(|event| event.inner.iter().copied().filter(|kind| *kind != EventType::ROWS_QUERY).collect())
+        .map(|event| {
+            event
+                .inner
+                .iter()
+                .copied()
+                .filter(|kind| *kind != EventType::ROWS_QUERY)
+                .collect()
+        })
         .collect();
     assert_eq!(inner, dump.payloads);
     assert_same_transactions(decoded, dump);
@@ -94,14 +114,26 @@ fn assert_same_transactions(decoded: &Decoded, dump: &Dump) {
         .map(gtid_text)
         .collect();
     assert_eq!(gtids, dump.gtids);
-    let starts = dump.events.iter().filter(|line| line.value("immediate_commit_timestamp").is_some());
-    let mysql = decoded.transactions.iter().filter(|transaction| transaction.claimed_bytes.is_some());
+    let starts = dump
+        .events
+        .iter()
+        .filter(|line| line.value("immediate_commit_timestamp").is_some());
+    let mysql = decoded
+        .transactions
+        .iter()
+        .filter(|transaction| transaction.claimed_bytes.is_some());
     for (transaction, line) in mysql.zip(starts) {
         let micros = |time: Timestamp| time.0.to_string();
-        assert_eq!(line.value("immediate_commit_timestamp"), Some(&*micros(transaction.commit_time)));
+        assert_eq!(
+            line.value("immediate_commit_timestamp"),
+            Some(&*micros(transaction.commit_time))
+        );
         let original = transaction.original_commit_time.map(micros);
         assert_eq!(line.value("original_committed_timestamp"), original.as_deref());
-        assert_eq!(line.value("transaction_length"), Some(&*transaction.bytes().to_string()));
+        assert_eq!(
+            line.value("transaction_length"),
+            Some(&*transaction.bytes().to_string())
+        );
         assert_eq!(transaction.claimed_bytes, Some(transaction.bytes()));
         assert_eq!(transaction.time_source, TimeSource::Commit);
     }
@@ -129,8 +161,14 @@ fn real_logs_are_decoded_as_mysqlbinlog_does() {
 fn assert_nothing_between_transactions(decoded: &Decoded) {
     for pair in decoded.transactions.windows(2) {
         let (end, begin) = (pair[0].end, pair[1].begin);
-        let mut between = decoded.events.iter().filter(|event| event.begin >= end && event.end <= begin);
-        assert!(end <= begin && between.all(|event| event.header.kind == EventType::BINLOG_CHECKPOINT), "{pair:?}");
+        let mut between = decoded
+            .events
+            .iter()
+            .filter(|event| event.begin >= end && event.end <= begin);
+        assert!(
+            end <= begin && between.all(|event| event.header.kind == EventType::BINLOG_CHECKPOINT),
+            "{pair:?}"
+        );
     }
 }
 
@@ -160,7 +198,12 @@ fn formats_tell_whose_a_file_is() {
         assert_eq!(format.is_in_use, name == "crash", "{version} {name}");
         assert_eq!(format.server_id, 77);
         // Only the first file since the server's start tells when that was.
-        assert_eq!(format.created != 0, name == "anonymous", "{version} {name}: {}", format.created);
+        assert_eq!(
+            format.created != 0,
+            name == "anonymous",
+            "{version} {name}: {}",
+            format.created
+        );
     }
 }
 
@@ -227,9 +270,10 @@ fn files_of_mysql_join_by_their_previous_gtids() {
         assert_eq!(before.to_string(), if printed == "empty" { "" } else { &printed });
         assert_eq!(GtidSet::decode(&before.encode()).unwrap(), before);
     }
-    let tagged: Gtid = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee:a_tag_of_thirty_two_characters_x:9223372036854775806"
-        .parse()
-        .unwrap();
+    let tagged: Gtid =
+        "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee:a_tag_of_thirty_two_characters_x:9223372036854775806"
+            .parse()
+            .unwrap();
     assert!(after_main.contains(&tagged));
     assert_eq!(after_main.minus(&before_next), GtidSet::new());
 }
@@ -263,14 +307,21 @@ fn files_of_mariadb_join_by_their_gtid_lists() {
         assert_eq!(after_next, before_compressed);
         assert_eq!(after_compressed, before_nochecksum);
         for name in FILES {
-            assert_eq!(mariadb_states(version, name).0.to_string(), load_dump(version, name).gtids_before);
+            assert_eq!(
+                mariadb_states(version, name).0.to_string(),
+                load_dump(version, name).gtids_before
+            );
         }
         assert!(after_main.position().to_string().ends_with(",5-78-1000000"));
     }
 }
 
 fn kinds(decoded: &Decoded, wanted: impl Fn(&Transaction) -> bool) -> usize {
-    decoded.transactions.iter().filter(|transaction| wanted(transaction)).count()
+    decoded
+        .transactions
+        .iter()
+        .filter(|transaction| wanted(transaction))
+        .count()
 }
 
 #[test]
@@ -290,15 +341,24 @@ fn transactions_are_told_apart() {
         let alters = count(|transaction| transaction.kind == TransactionKind::AlterStart);
         assert_eq!(alters, if is_mariadb { 2 } else { 0 });
         // CREATE TABLE … SELECT.
-        let mixed = count(|transaction| transaction.contains_ddl && transaction.kind == TransactionKind::Changes);
+        let mixed =
+            count(|transaction| transaction.contains_ddl && transaction.kind == TransactionKind::Changes);
         assert!(mixed >= 1, "{version}");
         let big = main.transactions.iter().map(Transaction::bytes).max().unwrap();
         assert!(big > 4 << 20, "{version}: {big}");
     }
     let anonymous = decode(&load("mysql97", "anonymous"));
-    assert_eq!(kinds(&anonymous, |transaction| transaction.gtid == TransactionGtid::Anonymous), anonymous.transactions.len());
+    assert_eq!(
+        kinds(&anonymous, |transaction| transaction.gtid
+            == TransactionGtid::Anonymous),
+        anonymous.transactions.len()
+    );
     let compressed = decode(&load("mysql97", "compressed"));
-    assert_eq!(kinds(&compressed, |transaction| transaction.ended_by == TransactionEnd::Payload), 5);
+    assert_eq!(
+        kinds(&compressed, |transaction| transaction.ended_by
+            == TransactionEnd::Payload),
+        5
+    );
     let prepared = |transaction: &Transaction| matches!(transaction.kind, TransactionKind::XaPrepare(_));
     assert_eq!(kinds(&compressed, prepared), 1);
 }
@@ -314,7 +374,11 @@ fn a_forged_timestamp() {
             .filter(|transaction| transaction.commit_time == Timestamp(1_000_000_000_000_000))
             .collect();
         assert_eq!(forged.len(), if version == "mysql97" { 0 } else { 1 });
-        assert!(forged.iter().all(|transaction| transaction.time_source == TimeSource::Statement));
+        assert!(
+            forged
+                .iter()
+                .all(|transaction| transaction.time_source == TimeSource::Statement)
+        );
     }
 }
 
@@ -338,7 +402,10 @@ fn joins_at_any_event() {
             let joined = run(decoder, Transactions::join(), rest, &[usize::MAX]);
             assert_eq!(joined.error, None);
             assert_eq!(joined.events, all.events[index..]);
-            let later = all.transactions.iter().filter(|transaction| transaction.begin >= event.begin);
+            let later = all
+                .transactions
+                .iter()
+                .filter(|transaction| transaction.begin >= event.begin);
             assert!(joined.transactions.iter().eq(later));
         }
     }

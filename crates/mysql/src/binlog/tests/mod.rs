@@ -42,7 +42,12 @@ fn decode(bytes: &[u8]) -> Decoded {
     decode_in_parts(bytes, &[usize::MAX])
 }
 
-fn run(mut decoder: BinlogDecoder, mut transactions: Transactions, bytes: &[u8], lengths: &[usize]) -> Decoded {
+fn run(
+    mut decoder: BinlogDecoder,
+    mut transactions: Transactions,
+    bytes: &[u8],
+    lengths: &[usize],
+) -> Decoded {
     let (mut events, mut found) = (Vec::new(), Vec::new());
     let mut payloads = PayloadReader::new();
     let (mut rest, mut lengths) = (bytes, lengths.iter().cycle());
@@ -100,7 +105,5 @@ fn run(mut decoder: BinlogDecoder, mut transactions: Transactions, bytes: &[u8],
 
 /// A payload's bytes and a statement's text come in different lengths when the event is not held whole.
 fn fact_text(fact: Result<&Option<Fact<'_>>, &BinlogError>) -> String {
-    let mut text = format!("{fact:?}");
-    text.truncate(300);
-    text
+    format!("{fact:?}").chars().take(300).collect()
 }

@@ -1,0 +1,66 @@
+//! Asking a server by way of its vendor's client, and running its tools against it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::install::MysqlVersion;
+
+/// A place where a server answers: a unix socket, as root without a password.
+#[derive(Debug, Clone)]
+pub struct MysqlClient {
+    version: MysqlVersion,
+    socket: PathBuf,
+}
+
+impl MysqlClient {
+    /// The server of `version` behind `socket`.
+    pub fn new(version: MysqlVersion, socket: &Path) -> MysqlClient {
+        MysqlClient {
+            version,
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Runs SQL in one session and returns its rows: one a line, columns apart by tabs. Panics with the server's message
+    /// when a statement fails.
+    #[track_caller]
+    pub fn query(&self, sql: &str) -> String {
+        self.try_query(sql).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// As [`MysqlClient::query`]; an error carries what the client wrote to stderr.
+    pub fn try_query(&self, sql: &str) -> Result<String> {
+        let mut child = self
+            .tool("mysql")
+            .args(["--batch", "--skip-column-names", "--raw"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // A client that cannot connect ends without reading: its message says more than our broken pipe.
+        let _ = child
+            .stdin
+            .take()
+            .expect("stdin is a pipe")
+            .write_all(sql.as_bytes());
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("{} in: {sql}", String::from_utf8_lossy(&output.stderr).trim_end());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// A command for one of the vendor's programs, by its MySQL name (`mysql`, `mysqldump`, `mysqlbinlog`, ...), that
+    /// connects to this server as root.
+    pub fn tool(&self, program: &str) -> Command {
+        let mut command = self.version.tool(program);
+        command
+            .arg("--no-defaults")
+            .arg(format!("--socket={}", self.socket.display()))
+            .arg("--user=root");
+        command
+    }
+}
