@@ -3,11 +3,12 @@
 //! Layout: `Log_event_header` in MySQL's `libs/mysql/binlog/event/binlog_event.h`, the same in MariaDB's
 //! `sql/log_event.h`; type numbers from the same files.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use tidemark_types::Timestamp;
 
-use super::checksum::CHECKSUM_BYTES;
+use super::checksum::{CHECKSUM_BYTES, EventCrc};
 use super::error::BinlogError;
 use super::format::Format;
 use crate::bytes::Reader;
@@ -241,8 +242,11 @@ impl EventHeader {
     /// Whether the event lies in a file. What a source sends a replica beside its files' events is none: artificial
     /// rotates and GTID lists, heartbeats, and the format description sent again when a dump starts in mid-file, whose
     /// end position is zero (`Binlog_sender::send_format_description_event` in MySQL's `rpl_binlog_sender.cc`,
-    /// `send_format_descriptor_event` in MariaDB's `sql_repl.cc`). Dump threads only: within a file every event is of
-    /// the file.
+    /// `send_format_descriptor_event` in MariaDB's `sql_repl.cc`).
+    ///
+    /// For what COM_BINLOG_DUMP delivers. Behind COM_BINLOG_DUMP_GTID MySQL 9.7 leaves the end position of a format
+    /// description that it sends again as it is: there the position that [`ArtificialRotate`] names decides, past 4.
+    /// Within a file every event is of the file.
     pub fn is_in_file(&self) -> bool {
         let is_fake = self.flags & EventHeader::ARTIFICIAL != 0;
         let is_heartbeat = matches!(self.kind, EventType::HEARTBEAT | EventType::HEARTBEAT_V2);
@@ -253,6 +257,41 @@ impl EventHeader {
     /// Whether one who does not know its type may ignore the event.
     pub fn is_ignorable(&self) -> bool {
         self.flags & EventHeader::IGNORABLE != 0
+    }
+}
+
+/// What a source sends before anything of a file: which file, and from where on. It lies in no file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtificialRotate<'a> {
+    /// The file's name, without a directory; bytes that are not UTF-8 are replaced.
+    pub file: Cow<'a, str>,
+    /// Where in it the next event begins: 4, unless the dump starts in mid-file.
+    pub position: BinlogOffset,
+}
+
+impl<'a> ArtificialRotate<'a> {
+    /// Reads one, from its header on; `None` when it is none. It may carry a checksum or not, whatever the format of any
+    /// file is (it depends on `@source_binlog_checksum`, and the first comes before any format is known), so what looks
+    /// like one is left out: no name of a file ends with its own CRC-32.
+    pub fn of_packet(bytes: &'a [u8]) -> Option<ArtificialRotate<'a>> {
+        let header = EventHeader::parse(bytes)?;
+        let is_artificial = header.kind == EventType::ROTATE && !header.is_in_file();
+        let is_whole = usize::try_from(header.length).is_ok_and(|length| length == bytes.len());
+        if !is_artificial || !is_whole {
+            return None;
+        }
+        let (content, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
+        let mut crc = EventCrc::new();
+        crc.add(content);
+        let event = if crc.finish() == u32::from_le_bytes(*checksum) {
+            content
+        } else {
+            bytes
+        };
+        let mut reader = Reader::new(event.get(HEADER_BYTES..)?);
+        let position = BinlogOffset(reader.u64()?);
+        let file = String::from_utf8_lossy(reader.rest());
+        Some(ArtificialRotate { file, position })
     }
 }
 

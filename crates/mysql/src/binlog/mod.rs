@@ -25,7 +25,7 @@ mod transaction;
 
 pub use decoder::{BinlogDecoder, FileEnd};
 pub use error::BinlogError;
-pub use event::{BinlogOffset, Event, EventHeader, EventType};
+pub use event::{ArtificialRotate, BinlogOffset, Event, EventHeader, EventType};
 pub use facts::Fact;
 pub use format::{ChecksumAlgorithm, Flavor, Format};
 pub use gtid_event::{AlterPhase, MariaDbGtidEvent, MySqlGtidEvent};

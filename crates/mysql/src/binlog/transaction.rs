@@ -242,6 +242,9 @@ impl Transactions {
                 open.is_in_body = true;
                 return Ok(None);
             }
+            StatementKind::Commit | StatementKind::Rollback if !open.is_in_body => {
+                return Err(event.malformed("it ends a transaction that did not begin"));
+            }
             _ if ends_standalone && open.is_alter_start => {
                 (TransactionKind::AlterStart, TransactionEnd::Statement)
             }

@@ -247,6 +247,10 @@ fn cut_transactions_are_told() {
     };
     assert!(outside(&|writer| writer.commit()));
     assert!(outside(&|writer| writer.query("BEGIN")));
+    assert!(outside(&|writer| {
+        writer.gtid(1);
+        writer.query("COMMIT");
+    }));
     assert!(outside(&|writer| writer.event(
         EventType::WRITE_ROWS,
         0,
@@ -367,6 +371,29 @@ fn what_is_in_no_file_is_told_apart() {
         header.kind = kind;
         assert!(!header.is_in_file());
     }
+}
+
+/// As MySQL 9.7 and MariaDB 11.8 send it, with a checksum and, to a replica that knows of none, without.
+#[test]
+fn artificial_rotates_with_and_without_a_checksum() {
+    let header = |length: u8| [0, 0, 0, 0, 4, 77, 0, 0, 0, length, 0, 0, 0, 0, 0, 0, 0, 0x20, 0];
+    let body = b"\x04\0\0\0\0\0\0\0bin.000001";
+    let bare = [&header(37)[..], body].concat();
+    let checked = [&header(41)[..], body, b"\xa9\x1ayB"].concat();
+    let expected = ArtificialRotate {
+        file: "bin.000001".into(),
+        position: BinlogOffset(4),
+    };
+    for packet in [&bare, &checked] {
+        assert_eq!(ArtificialRotate::of_packet(packet).as_ref(), Some(&expected));
+        for cut in 0..packet.len() {
+            assert_eq!(ArtificialRotate::of_packet(&packet[..cut]), None);
+        }
+    }
+    // The last event of a file is another matter.
+    let mut real = bare;
+    real[17] = 0;
+    assert_eq!(ArtificialRotate::of_packet(&real), None);
 }
 
 #[test]
