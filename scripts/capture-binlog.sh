@@ -103,8 +103,7 @@ current() { is_mysql && sql -e 'SHOW BINARY LOG STATUS' | cut -f1 || sql -e 'SHO
 keep() {
   local out=$root/testdata/binlog/$version
   mkdir -p "$out"
-  TZ=UTC "$prefix/usr/bin/$dumper" --no-defaults --base64-output=DECODE-ROWS --skip-gtids=0 "$1" >"$work/dump" 2>"$work/err" ||
-    TZ=UTC "$prefix/usr/bin/$dumper" --no-defaults --base64-output=DECODE-ROWS "$1" >"$work/dump" 2>"$work/err" || true
+  TZ=UTC "$prefix/usr/bin/$dumper" --no-defaults --local-load="$work" --base64-output=DECODE-ROWS "$1" >"$work/dump" 2>"$work/err" || true
   zstd -q -f -19 "$1" -o "$out/$2.zst"
   zstd -q -f -19 "$work/dump" -o "$out/$2.dump.zst"
   echo "$version: $2: $(stat -c %s "$1") bytes, stored $(stat -c %s "$out/$2.zst") + $(stat -c %s "$out/$2.dump.zst")" \
@@ -115,6 +114,13 @@ keep() {
 workload() {
   db=mysql session <<'SQL'
 CREATE DATABASE d;
+SQL
+  printf '1\tloaded\n2\tloaded\n' | as_user tee "$dir/tmp/loaded" >/dev/null
+  session <<SQL
+CREATE TABLE auto (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(20)) ENGINE=MyISAM;
+SET SESSION binlog_format = STATEMENT;
+INSERT INTO auto (v) VALUES ('one'), ('two');
+LOAD DATA INFILE '$dir/tmp/loaded' REPLACE INTO TABLE auto;
 SQL
   session <<'SQL'
 CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200), j LONGTEXT) ENGINE=InnoDB;

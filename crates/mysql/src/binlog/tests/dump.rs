@@ -129,12 +129,13 @@ fn parse_time(text: &str) -> Option<u32> {
 }
 
 fn kind_of(description: &str) -> Option<EventType> {
-    const KINDS: [(&str, EventType); 28] = [
+    const KINDS: [(&str, EventType); 29] = [
         ("Anonymous_GTID", EventType::ANONYMOUS_GTID),
         ("Annotate_rows", EventType::ANNOTATE_ROWS),
         ("Binlog checkpoint", EventType::BINLOG_CHECKPOINT),
         ("Delete_compressed_rows", EventType::DELETE_ROWS_COMPRESSED_V1),
         ("Delete_rows", EventType::DELETE_ROWS),
+        ("Execute_load_query", EventType::EXECUTE_LOAD_QUERY),
         ("GTID\t", EventType::GTID),
         ("GTID ", EventType::MARIADB_GTID),
         ("Gtid list", EventType::GTID_LIST),
@@ -159,6 +160,10 @@ fn kind_of(description: &str) -> Option<EventType> {
         ("XID = X", EventType::XA_PREPARE),
         ("Xid = ", EventType::XID),
     ];
+    if description.is_empty() {
+        // Its name stands on the next line.
+        return Some(EventType::BEGIN_LOAD_QUERY);
+    }
     KINDS
         .iter()
         .find(|(text, _)| description.starts_with(text))
