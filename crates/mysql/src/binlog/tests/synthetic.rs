@@ -334,6 +334,24 @@ fn payloads_hold_what_they_claim() {
     assert!(is_malformed(decode_payload(255, cut.len(), cut)));
 }
 
+/// A few compressed bytes that become many are not followed past what they claim.
+#[test]
+fn a_payload_that_swells_is_left_early() {
+    let plain = inner_events(|writer| {
+        writer.query("XA START X'78',X'',1");
+        (0..100_000).for_each(|_| writer.event(EventType::WRITE_ROWS, 0, &[1; 100]));
+    });
+    let squeezed = zstd::encode_all(&plain[..], 3).unwrap();
+    assert!(squeezed.len() < plain.len() / 1000);
+    let decoded = decode_payload(0, 1000, &squeezed);
+    assert!(matches!(decoded.error, Some(BinlogError::Malformed { .. })));
+    assert!(
+        decoded.events[2].inner.len() < 3000,
+        "{} events",
+        decoded.events[2].inner.len()
+    );
+}
+
 #[test]
 fn xa_transactions_in_payloads() {
     let prepare = |is_one_phase: u8| {
