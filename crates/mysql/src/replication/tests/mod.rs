@@ -1,0 +1,78 @@
+//! The words by themselves, and between a replica and real sources.
+
+mod client;
+mod live;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::binlog::{BinlogOffset, Flavor};
+use crate::gtid::ServerUuid;
+
+fn replica(server_id: u32, semi_sync: bool) -> Replica {
+    let mut uuid = [7; 16];
+    uuid[..4].copy_from_slice(&server_id.to_be_bytes());
+    Replica {
+        server_id,
+        uuid: ServerUuid(uuid),
+        heartbeat: std::time::Duration::from_secs(1),
+        semi_sync,
+    }
+}
+
+#[test]
+fn positions_past_four_gigabytes_take_another_command() {
+    let request = |position| DumpRequest {
+        file: "bin.000007",
+        position: BinlogOffset(position),
+        ends_with_log: true,
+    };
+    let replica = replica(9, false);
+    let short = request(4).command(&replica, Flavor::MySql).unwrap();
+    assert_eq!(short, b"\x12\x04\0\0\0\x03\0\x09\0\0\0bin.000007");
+    let long = request(1 << 32).command(&replica, Flavor::MySql).unwrap();
+    assert_eq!(
+        long,
+        b"\x1e\x03\0\x09\0\0\0\x0a\0\0\0bin.000007\0\0\0\0\x01\0\0\0\0\0\0\0"
+    );
+    assert_eq!(request(1 << 32).command(&replica, Flavor::MariaDb), None);
+}
+
+#[test]
+fn packets_of_a_dump() {
+    let event = |bytes, wants_acknowledgement| SourcePacket::Event {
+        bytes,
+        wants_acknowledgement,
+    };
+    assert_eq!(SourcePacket::read(b"\0event", false), Ok(event(b"event", false)));
+    assert_eq!(
+        SourcePacket::read(b"\0\xEF\x01event", true),
+        Ok(event(b"event", true))
+    );
+    assert_eq!(
+        SourcePacket::read(b"\0\xEF\0event", true),
+        Ok(event(b"event", false))
+    );
+    assert!(SourcePacket::read(b"\0event", true).is_err());
+    assert_eq!(
+        SourcePacket::read(b"\xFE\0\0\x02\0", false),
+        Ok(SourcePacket::End)
+    );
+    let error = SourcePacket::Error {
+        code: 1236,
+        message: "gone".into(),
+    };
+    assert_eq!(SourcePacket::read(b"\xFF\xD4\x04#HY000gone", false), Ok(error));
+    let none = SourcePacket::read(b"\x03x", false).unwrap_err();
+    assert_eq!(
+        none.to_string(),
+        "packet of 2 bytes is none of a binlog dump (it begins with Some(3))"
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_payload_never_panics(payload in proptest::collection::vec(any::<u8>(), 0..40), semi_sync: bool) {
+        let _ = SourcePacket::read(&payload, semi_sync);
+    }
+}
