@@ -245,8 +245,8 @@ impl EventHeader {
     /// `send_format_descriptor_event` in MariaDB's `sql_repl.cc`).
     ///
     /// For what COM_BINLOG_DUMP delivers. Behind COM_BINLOG_DUMP_GTID MySQL 9.7 leaves the end position of a format
-    /// description that it sends again as it is: there the position that [`ArtificialRotate`] names decides, past 4.
-    /// Within a file every event is of the file.
+    /// description that it sends again as it is: there the position that [`ArtificialRotate`] names decides, past 4, as
+    /// [`crate::replication::Dump`] knows. Within a file every event is of the file.
     pub fn is_in_file(&self) -> bool {
         let is_fake = self.flags & EventHeader::ARTIFICIAL != 0;
         let is_heartbeat = matches!(self.kind, EventType::HEARTBEAT | EventType::HEARTBEAT_V2);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::binlog::{BinlogOffset, Flavor};
-use crate::gtid::{MariaDbPosition, ServerUuid};
+use crate::gtid::{GtidSet, MariaDbPosition, ServerUuid};
 
 const COM_BINLOG_DUMP: u8 = 0x12;
 const COM_REGISTER_SLAVE: u8 = 0x15;
@@ -73,7 +73,8 @@ impl DumpRequest<'_> {
     /// leaves out of its first file what the replica has.)
     ///
     /// `None` past 4 GiB on MariaDB, whose command has a position of 32 bits: start at the file's beginning there. MySQL's
-    /// COM_BINLOG_DUMP_GTID has one of 64 bits and, without the flag `BINLOG_THROUGH_GTID`, goes by it (seen on 9.7).
+    /// COM_BINLOG_DUMP_GTID has one of 64 bits and, where a file is named, goes by it (`Binlog_sender::check_start_file`;
+    /// seen on 9.7).
     pub fn command(&self, replica: &Replica, flavor: Flavor) -> Option<Vec<u8>> {
         /// `BINLOG_DUMP_NON_BLOCK`, the same in both.
         const NON_BLOCK: u16 = 0x01;
@@ -95,17 +96,24 @@ impl DumpRequest<'_> {
             packet.extend(self.file.bytes());
             return Some(packet);
         }
-        if flavor == Flavor::MariaDb {
-            return None;
+        match flavor {
+            Flavor::MySql => self.long_command(replica, flags),
+            Flavor::MariaDb => None,
         }
+    }
+
+    /// `None` when the file's name is over 4 GiB.
+    pub(super) fn long_command(&self, replica: &Replica, flags: u16) -> Option<Vec<u8>> {
         let mut packet = vec![COM_BINLOG_DUMP_GTID];
         packet.extend(flags.to_le_bytes());
         packet.extend(replica.server_id.to_le_bytes());
         packet.extend(u32::try_from(self.file.len()).ok()?.to_le_bytes());
         packet.extend(self.file.bytes());
         packet.extend(self.position.0.to_le_bytes());
-        // No set of GTIDs.
-        packet.extend([0; 4]);
+        // The set of nothing, so that nothing is left out.
+        let nothing = GtidSet::new().encode();
+        packet.extend(u32::try_from(nothing.len()).ok()?.to_le_bytes());
+        packet.extend(nothing);
         Some(packet)
     }
 

@@ -5,9 +5,11 @@
 //! knowledge base "Replica registration", semi-synchronous replication in `plugin/semisync` of either server.
 
 mod command;
+mod dump;
 mod packet;
 #[cfg(test)]
 mod tests;
 
 pub use command::{DumpRequest, Replica, semi_sync_acknowledgement};
+pub use dump::{Dump, Dumped};
 pub use packet::{PacketError, SourcePacket};

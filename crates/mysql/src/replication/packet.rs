@@ -79,9 +79,15 @@ impl<'a> SourcePacket<'a> {
             }
             _ => None,
         };
-        read().ok_or(PacketError {
+        read().ok_or(PacketError::of(payload))
+    }
+}
+
+impl PacketError {
+    pub(super) fn of(payload: &[u8]) -> PacketError {
+        PacketError {
             length: payload.len(),
             first: payload.first().copied(),
-        })
+        }
     }
 }

@@ -7,7 +7,7 @@ use tidemark_testkit::{MysqlServer, MysqlVersion, wait_for};
 
 use super::client::Client;
 use super::*;
-use crate::binlog::{ArtificialRotate, BinlogDecoder, EventHeader, FileEnd};
+use crate::binlog::{BinlogDecoder, EventHeader, FileEnd};
 
 fn flavor(version: MysqlVersion) -> Flavor {
     if version.is_mariadb() {
@@ -17,42 +17,38 @@ fn flavor(version: MysqlVersion) -> Flavor {
     }
 }
 
-fn start_dump(server: &MysqlServer, replica: &Replica, request: DumpRequest<'_>) -> Client {
-    let flavor = flavor(server.version());
+fn start_dump(server: &MysqlServer, replica: &Replica, command: &[u8]) -> Client {
     let mut client = Client::connect(&server.socket());
-    for statement in replica.statements(flavor) {
+    for statement in replica.statements(flavor(server.version())) {
         client.statement(&statement);
     }
     client.execute(&replica.registration());
-    client.send(&request.command(replica, flavor).unwrap(), 0);
+    client.send(command, 0);
     client
 }
 
 /// What lies in files, by file, from where a dump begins to the end of the log.
-fn dump_files(server: &MysqlServer, file: &str, position: BinlogOffset) -> BTreeMap<String, Vec<u8>> {
-    let request = DumpRequest {
-        file,
-        position,
-        ends_with_log: true,
-    };
-    let mut client = start_dump(server, &replica(4001, false), request);
+fn dump_files(server: &MysqlServer, replica: &Replica, command: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut client = start_dump(server, replica, command);
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut current = String::new();
+    let mut dump = Dump::new();
     loop {
         let payload = client.receive().0;
-        match SourcePacket::read(&payload, false).unwrap() {
+        let bytes = match SourcePacket::read(&payload, false).unwrap() {
             SourcePacket::End => return files,
             SourcePacket::Error { code, message } => panic!("{code} {message}"),
-            SourcePacket::Event { bytes, .. } => {
-                if let Some(rotate) = ArtificialRotate::of_packet(bytes) {
-                    current = rotate.file.into_owned();
-                    let is_beginning = rotate.position == BinlogOffset::FIRST_EVENT;
-                    let magic: &[u8] = if is_beginning { b"\xFEbin" } else { b"" };
-                    files.insert(current.clone(), magic.to_vec());
-                } else if EventHeader::parse(bytes).unwrap().is_in_file() {
-                    files.get_mut(&current).unwrap().extend(bytes);
-                }
+            SourcePacket::Event { bytes, .. } => bytes,
+        };
+        match dump.take(bytes).unwrap() {
+            Dumped::File { file, position } => {
+                file.clone_into(&mut current);
+                let is_beginning = position == BinlogOffset::FIRST_EVENT;
+                let magic: &[u8] = if is_beginning { b"\xFEbin" } else { b"" };
+                files.insert(file.to_owned(), magic.to_vec());
             }
+            Dumped::Event { bytes, .. } => files.get_mut(&current).unwrap().extend(bytes),
+            Dumped::Format(_) | Dumped::Aside(_) => {}
         }
     }
 }
@@ -74,7 +70,18 @@ fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
         .start();
     load(&server);
     let files = server.binlog_files();
-    let dumped = dump_files(&server, "bin.000001", BinlogOffset::FIRST_EVENT);
+    let replica = replica(4001, false);
+    let request = |file, position| DumpRequest {
+        file,
+        position,
+        ends_with_log: true,
+    };
+    let whole_log = request("bin.000001", BinlogOffset::FIRST_EVENT);
+    let dumped = dump_files(
+        &server,
+        &replica,
+        &whole_log.command(&replica, flavor(version)).unwrap(),
+    );
     assert_eq!(dumped.len(), files.len());
     let mut whole = Vec::new();
     for (index, (path, (name, bytes))) in files.iter().zip(&dumped).enumerate() {
@@ -97,13 +104,19 @@ fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
     decoder.next(&mut input).unwrap();
     decoder.next(&mut input).unwrap();
     let (last, middle) = (dumped.keys().next_back().unwrap(), decoder.whole());
-    let rest = dump_files(&server, last, middle);
-    assert_eq!(rest.len(), 1);
-    assert!(rest[last] == whole[usize::try_from(middle.0).unwrap()..]);
-    let mut joined = BinlogDecoder::join(middle, decoder.format().unwrap().clone());
-    let mut input = &rest[last][..];
-    while joined.next(&mut input).unwrap().is_some() {}
-    assert_eq!(joined.end(), FileEnd::Open);
+    let request = request(last, middle);
+    let mut commands = vec![request.command(&replica, flavor(version)).unwrap()];
+    // MySQL's other command, whose position has 64 bits.
+    commands.extend((flavor(version) == Flavor::MySql).then(|| request.long_command(&replica, 3).unwrap()));
+    for command in commands {
+        let rest = dump_files(&server, &replica, &command);
+        assert_eq!(rest.len(), 1);
+        assert!(rest[last] == whole[usize::try_from(middle.0).unwrap()..]);
+        let mut joined = BinlogDecoder::join(middle, decoder.format().unwrap().clone());
+        let mut input = &rest[last][..];
+        while joined.next(&mut input).unwrap().is_some() {}
+        assert_eq!(joined.end(), FileEnd::Open);
+    }
 }
 
 #[test]
@@ -139,7 +152,12 @@ fn assert_commits_wait(version: MysqlVersion, switch_on: &str, count: &str) {
         position: BinlogOffset::FIRST_EVENT,
         ends_with_log: false,
     };
-    let mut client = start_dump(&server, &replica(4002, true), request);
+    let replica = replica(4002, true);
+    let mut client = start_dump(
+        &server,
+        &replica,
+        &request.command(&replica, flavor(version)).unwrap(),
+    );
     std::thread::scope(|scope| {
         let commit = scope.spawn(|| server.sql("INSERT INTO d.t VALUES (1)"));
         let end = loop {

@@ -33,7 +33,7 @@ fn positions_past_four_gigabytes_take_another_command() {
     let long = request(1 << 32).command(&replica, Flavor::MySql).unwrap();
     assert_eq!(
         long,
-        b"\x1e\x03\0\x09\0\0\0\x0a\0\0\0bin.000007\0\0\0\0\x01\0\0\0\0\0\0\0"
+        b"\x1e\x03\0\x09\0\0\0\x0a\0\0\0bin.000007\0\0\0\0\x01\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0"
     );
     assert_eq!(request(1 << 32).command(&replica, Flavor::MariaDb), None);
 }
@@ -67,6 +67,66 @@ fn packets_of_a_dump() {
     assert_eq!(
         none.to_string(),
         "packet of 2 bytes is none of a binlog dump (it begins with Some(3))"
+    );
+}
+
+/// Events are counted; what lies in no file, or not here, counts for nothing.
+#[test]
+fn a_dump_is_followed_by_its_events() {
+    let event = |kind: u8, end: u32, flags: u16, body: &[u8]| {
+        let mut bytes = vec![0, 0, 0, 0, kind, 1, 0, 0, 0];
+        bytes.extend((19 + body.len() as u32).to_le_bytes());
+        bytes.extend(end.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        bytes.extend(body);
+        bytes
+    };
+    let rotate = |position: u64| event(4, 0, 0x20, &[&position.to_le_bytes()[..], b"bin.000007"].concat());
+    let (format, query, heartbeat) = (
+        event(15, 126, 0, &[0; 103]),
+        event(2, 0, 0, b"x"),
+        event(27, 126, 0, b"bin"),
+    );
+    let mut dump = Dump::new();
+    assert!(dump.take(&query).is_err() && dump.take(&[]).is_err());
+    let from_4 = rotate(4);
+    let file = "bin.000007";
+    let begin = BinlogOffset::FIRST_EVENT;
+    assert_eq!(
+        dump.take(&from_4),
+        Ok(Dumped::File {
+            file,
+            position: begin
+        })
+    );
+    assert_eq!(
+        dump.take(&format),
+        Ok(Dumped::Event {
+            begin,
+            bytes: &format
+        })
+    );
+    assert_eq!(dump.take(&heartbeat), Ok(Dumped::Aside(&heartbeat)));
+    assert_eq!(dump.position(), Some((file, BinlogOffset(126))));
+    assert_eq!(
+        dump.take(&query),
+        Ok(Dumped::Event {
+            begin: BinlogOffset(126),
+            bytes: &query
+        })
+    );
+    assert_eq!(dump.position(), Some((file, BinlogOffset(146))));
+    // In mid-file, past 4 GiB, with a format that does not say that it is sent again.
+    let position = BinlogOffset((1 << 32) + 9);
+    let from_middle = rotate(position.0);
+    assert_eq!(dump.take(&from_middle), Ok(Dumped::File { file, position }));
+    assert_eq!(dump.take(&format), Ok(Dumped::Format(&format)));
+    assert_eq!(
+        dump.take(&query),
+        Ok(Dumped::Event {
+            begin: position,
+            bytes: &query
+        })
     );
 }
 
