@@ -1,6 +1,7 @@
 //! Dumps from real servers: their files come out byte by byte.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use tidemark_testkit::{MysqlServer, MysqlVersion, wait_for};
@@ -62,6 +63,32 @@ fn load(server: &MysqlServer) {
     );
 }
 
+/// A file as it is sent. The one in use says so in its first event; what is sent does not.
+fn read_as_sent(path: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[4 + 17] &= !1;
+    bytes
+}
+
+/// Panics unless `sent` is what stands in the file from `begin` on: all that stood there `before` the dump, and what MariaDB
+/// may have noted since, at a time of its own.
+#[track_caller]
+fn assert_sent(sent: &[u8], path: &Path, before: &[u8], begin: BinlogOffset) {
+    let begin = usize::try_from(begin.0).unwrap();
+    let after = read_as_sent(path);
+    assert!(
+        sent.len() >= before.len() - begin,
+        "{} bytes of {}",
+        sent.len(),
+        before.len() - begin
+    );
+    assert!(
+        after[begin..].starts_with(sent),
+        "other bytes than in {}",
+        path.display()
+    );
+}
+
 fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
     let builder = MysqlServer::builder(version).option("max_allowed_packet = 64M");
     let server = options
@@ -70,6 +97,7 @@ fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
         .start();
     load(&server);
     let files = server.binlog_files();
+    let before: Vec<Vec<u8>> = files.iter().map(|path| read_as_sent(path)).collect();
     let replica = replica(4001, false);
     let request = |file, position| DumpRequest {
         file,
@@ -83,24 +111,14 @@ fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
         &whole_log.command(&replica, flavor(version)).unwrap(),
     );
     assert_eq!(dumped.len(), files.len());
-    let mut whole = Vec::new();
-    for (index, (path, (name, bytes))) in files.iter().zip(&dumped).enumerate() {
+    for ((path, before), (name, sent)) in files.iter().zip(&before).zip(&dumped) {
         assert_eq!(path.file_name().unwrap().to_str(), Some(name.as_str()));
-        whole = std::fs::read(path).unwrap();
-        if index + 1 == files.len() {
-            // The file in use says so; what is sent does not.
-            whole[4 + 17] &= !1;
-        }
-        assert!(
-            whole == *bytes,
-            "{name}: {} bytes, not {}",
-            bytes.len(),
-            whole.len()
-        );
+        assert_sent(sent, path, before, BinlogOffset(0));
     }
     // From the middle: the second event of the last file, whose format comes along without being part of it.
+    let (path, before) = (files.last().unwrap(), before.last().unwrap());
     let mut decoder = BinlogDecoder::new();
-    let mut input = &whole[..];
+    let mut input = &before[..];
     decoder.next(&mut input).unwrap();
     decoder.next(&mut input).unwrap();
     let (last, middle) = (dumped.keys().next_back().unwrap(), decoder.whole());
@@ -111,7 +129,7 @@ fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
     for command in commands {
         let rest = dump_files(&server, &replica, &command);
         assert_eq!(rest.len(), 1);
-        assert!(rest[last] == whole[usize::try_from(middle.0).unwrap()..]);
+        assert_sent(&rest[last], path, before, middle);
         let mut joined = BinlogDecoder::join(middle, decoder.format().unwrap().clone());
         let mut input = &rest[last][..];
         while joined.next(&mut input).unwrap().is_some() {}
