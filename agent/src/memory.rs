@@ -2,8 +2,8 @@
 
 /// Larger blocks are mapped one by one, and given back to the system when they are freed.
 const MAPPED_FROM: i32 = 512 << 10;
-/// Heaps that threads share.
-const HEAPS_MAX: i32 = 2;
+/// Heaps that threads share: what is smaller is allocated too seldom for them to get in each other's way.
+const HEAPS_MAX: i32 = 1;
 
 /// Tells the C library's allocator to give memory back. It would learn from the first large block that such blocks come
 /// and go, keep them in a heap for each thread from then on, and hold twice what the agent uses (`mallopt(3)`,

@@ -134,18 +134,30 @@ fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
     let data = prepared.place.data.clone();
     let (control, _) = ControlFile::read(&data)?;
     let requirements = prepared.facts.server.requirements.max(control.requirements);
+    let directory = private_directory(prepared)?;
+    let mut config = PrivateConfig::new(directory, PORT, requirements, control.wal_segment_size);
+    if let Some(mib) = buffers_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()) {
+        config.shared_buffers = format!("{mib}MB");
+    }
     Ok(ServerLaunch {
         programs: programs(prepared)?.clone(),
-        config: PrivateConfig::new(
-            private_directory(prepared)?,
-            PORT,
-            requirements,
-            control.wal_segment_size,
-        ),
+        config,
         data_directory: data,
         user: prepared.facts.server.bootstrap_superuser.clone(),
         database: "template1".to_owned(),
     })
+}
+
+/// `shared_buffers` for replay, in MiB: pages that do not fit are written and read again and again. A quarter of what
+/// `/proc/meminfo` calls available, as PostgreSQL's manual advises, within bounds; `None` when it does not tell.
+fn buffers_mib(meminfo: &str) -> Option<u64> {
+    const LEAST: u64 = 32;
+    const MOST: u64 = 1024;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some((kib / 1024 / 4).clamp(LEAST, MOST))
 }
 
 fn programs(prepared: &Prepared) -> Result<&ServerPrograms, Failure> {
@@ -261,4 +273,18 @@ fn check_end(plan: &Plan, stood: &ReplayProgress, segment_size: u64) -> anyhow::
 fn after_switch(end: Lsn, segment_size: u64) -> Lsn {
     let last = Lsn(end.0.saturating_sub(1));
     WalSegmentSize::try_from(segment_size).map_or(end, |size| size.end_of(size.segment_of(last)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replay_gets_a_quarter_of_the_memory_within_bounds() {
+        let with = |kib: u64| buffers_mib(&format!("MemTotal: 9 kB\nMemAvailable:   {kib} kB\n"));
+        assert_eq!(with(2 << 20), Some(512));
+        assert_eq!(with(64 << 20), Some(1024));
+        assert_eq!(with(1000), Some(32));
+        assert_eq!(buffers_mib("MemTotal: 9 kB\n"), None);
+    }
 }
