@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, is async, or knows what a repository or a server is.
 
+mod byte_reader;
 mod clock;
 mod error_class;
 mod lsn;
@@ -12,6 +13,7 @@ mod time;
 mod timeline;
 mod units;
 
+pub use byte_reader::ByteReader;
 pub use clock::{Clock, SystemClock};
 pub use error_class::{ErrorClass, ExitCode};
 pub use lsn::{Lsn, ParseLsnError};

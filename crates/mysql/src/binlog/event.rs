@@ -11,7 +11,7 @@ use tidemark_types::Timestamp;
 use super::checksum::{CHECKSUM_BYTES, EventCrc};
 use super::error::BinlogError;
 use super::format::Format;
-use crate::bytes::Reader;
+use tidemark_types::ByteReader;
 
 /// Length of the common header (`LOG_EVENT_HEADER_LEN`).
 pub(super) const HEADER_BYTES: usize = 19;
@@ -217,7 +217,7 @@ impl EventHeader {
 
     /// Reads a header from the front of `bytes`; `None` when they are fewer than 19.
     pub fn parse(bytes: &[u8]) -> Option<EventHeader> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         Some(EventHeader {
             timestamp: reader.u32()?,
             kind: EventType(reader.u8()?),
@@ -288,7 +288,7 @@ impl<'a> ArtificialRotate<'a> {
         } else {
             bytes
         };
-        let mut reader = Reader::new(event.get(HEADER_BYTES..)?);
+        let mut reader = ByteReader::new(event.get(HEADER_BYTES..)?);
         let position = BinlogOffset(reader.u64()?);
         let file = String::from_utf8_lossy(reader.rest());
         Some(ArtificialRotate { file, position })

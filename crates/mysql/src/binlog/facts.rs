@@ -10,8 +10,9 @@ use super::gtid_event::{MariaDbGtidEvent, MySqlGtidEvent};
 use super::payload::Payload;
 use super::query::{Query, XaId};
 use super::rows::{Rows, RowsChange, TableMap};
-use crate::bytes::Reader;
+use crate::bytes::ReadMysql;
 use crate::gtid::{GtidSet, MariaDbGtid, MariaDbState};
+use tidemark_types::ByteReader;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl<'a> Fact<'a> {
 /// `None` when the content makes no sense.
 fn read<'a>(event: &Event<'a>) -> Option<Option<Fact<'a>>> {
     let body = event.body;
-    let mut reader = Reader::new(body);
+    let mut reader = ByteReader::new(body);
     let post_header = |kind| event.format.post_header_bytes(kind);
     Some(Some(match event.header.kind {
         EventType::FORMAT_DESCRIPTION => Fact::Format,
@@ -169,7 +170,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 
 /// How many in the lowest 28 bits, flags above them; then domain, server and sequence number of each.
 fn gtid_list(body: &[u8]) -> Option<MariaDbState> {
-    let mut reader = Reader::new(body);
+    let mut reader = ByteReader::new(body);
     let count = reader.u32()? & 0x0FFF_FFFF;
     let mut state = MariaDbState::new();
     for _ in 0..count {
@@ -183,7 +184,7 @@ fn gtid_list(body: &[u8]) -> Option<MariaDbState> {
 }
 
 /// Fields of type, length and value, ended by type 0 (`codecs::binary::Heartbeat`).
-fn heartbeat<'a>(mut reader: Reader<'a>) -> Option<Fact<'a>> {
+fn heartbeat<'a>(mut reader: ByteReader<'a>) -> Option<Fact<'a>> {
     let (mut file, mut position) = (None, None);
     while !reader.is_empty() {
         let field = reader.length_encoded()?;
@@ -193,7 +194,7 @@ fn heartbeat<'a>(mut reader: Reader<'a>) -> Option<Fact<'a>> {
         let value = reader.length_encoded_bytes()?;
         match field {
             1 => file = Some(text(value)),
-            2 => position = Some(Reader::new(value).length_encoded()?),
+            2 => position = Some(ByteReader::new(value).length_encoded()?),
             _ => {}
         }
     }

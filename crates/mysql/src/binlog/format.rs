@@ -9,7 +9,7 @@ use std::fmt;
 use super::checksum::{CHECKSUM_BYTES, EventCrc};
 use super::error::BinlogError;
 use super::event::{BinlogOffset, Event, EventHeader, EventType, HEADER_BYTES};
-use crate::bytes::Reader;
+use tidemark_types::ByteReader;
 
 /// Whose server wrote a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,7 +79,7 @@ impl Format {
         let header = EventHeader::parse(bytes).ok_or_else(|| malformed("shorter than its header"))?;
         let body = checked_body(bytes, at, true)?;
         let (algorithm, description) = body.split_last().ok_or_else(|| malformed("empty"))?;
-        let mut reader = Reader::new(description);
+        let mut reader = ByteReader::new(description);
         let mut read = || {
             let binlog_version = reader.u16()?;
             let version = reader.take(VERSION_BYTES)?;

@@ -6,8 +6,9 @@
 use tidemark_types::Timestamp;
 
 use super::query::XaId;
-use crate::bytes::Reader;
+use crate::bytes::ReadMysql;
 use crate::gtid::{Gtid, Interval, MariaDbGtid, ServerUuid, SourceId, Tag};
+use tidemark_types::ByteReader;
 
 /// A MySQL transaction begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl MySqlGtidEvent {
         /// The highest bit of seven bytes: another time follows.
         const ANOTHER_TIME: u64 = 1 << 55;
 
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let _flags = reader.u8()?;
         let uuid = ServerUuid(reader.array()?);
         let number = reader.u64()?;
@@ -75,7 +76,7 @@ impl MySqlGtidEvent {
         /// original_server_version, commit_group_ticket and what we know of come up to here.
         const LAST_KNOWN_FIELD: u64 = 11;
 
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let is_readable = reader.varlen()? == FORMAT_VERSION;
         let _message_bytes = reader.varlen()?;
         let last_needed_field = reader.varlen()?;
@@ -111,7 +112,7 @@ impl MySqlGtidEvent {
 }
 
 /// Goes to field `number` if it comes next.
-fn field<'r, 'a>(reader: &'r mut Reader<'a>, number: u64) -> Option<&'r mut Reader<'a>> {
+fn field<'r, 'a>(reader: &'r mut ByteReader<'a>, number: u64) -> Option<&'r mut ByteReader<'a>> {
     let mut ahead = *reader;
     if ahead.varlen()? != number {
         return None;
@@ -183,7 +184,7 @@ impl MariaDbGtidEvent {
         const PREPARED_XA: u8 = 0x40;
         const COMPLETED_XA: u8 = 0x80;
 
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let sequence = reader.u64()?;
         let domain = reader.u32()?;
         let flags = reader.u8()?;
@@ -214,7 +215,7 @@ impl MariaDbGtidEvent {
 }
 
 /// The extra flags, which older servers do not write; what they do write there is padding of zeros.
-fn read_alter(reader: &mut Reader<'_>) -> Option<Option<AlterPhase>> {
+fn read_alter(reader: &mut ByteReader<'_>) -> Option<Option<AlterPhase>> {
     const MULTI_ENGINE: u8 = 0x01;
     const START_ALTER: u8 = 0x02;
     const COMMIT_ALTER: u8 = 0x04;

@@ -12,7 +12,8 @@ use zstd::zstd_safe::DParameter;
 use super::assembly::KEPT_BYTES_MAX;
 use super::error::BinlogError;
 use super::event::{EVENT_BYTES_MAX, Event, EventHeader, EventType, HEADER_BYTES};
-use crate::bytes::Reader;
+use crate::bytes::ReadMysql;
+use tidemark_types::ByteReader;
 
 /// A transaction's events, compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +38,14 @@ pub enum Compression {
 
 impl<'a> Payload<'a> {
     pub(super) fn read(body: &'a [u8], is_whole: bool) -> Option<Payload<'a>> {
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let (mut payload_bytes, mut compression, mut uncompressed_bytes) = (None, None, None);
         loop {
             let field = reader.length_encoded()?;
             if field == 0 {
                 break;
             }
-            let mut value = Reader::new(reader.length_encoded_bytes()?);
+            let mut value = ByteReader::new(reader.length_encoded_bytes()?);
             let target = match field {
                 1 => &mut payload_bytes,
                 2 => &mut compression,

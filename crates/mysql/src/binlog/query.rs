@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::bytes::Reader;
+use tidemark_types::ByteReader;
 
 /// A statement. Its text is raw bytes in the character set of the session, most often UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,8 @@ const TEXT_BYTES_MAX: usize = 1 << 20;
 impl<'a> Query<'a> {
     /// Reads the event from its body, or from the beginning of it.
     pub(super) fn read(body: &'a [u8], post_header_bytes: usize, is_compressed: bool) -> Option<Query<'a>> {
-        let mut reader = Reader::new(body);
-        let mut header = Reader::new(reader.take(post_header_bytes)?);
+        let mut reader = ByteReader::new(body);
+        let mut header = ByteReader::new(reader.take(post_header_bytes)?);
         let thread_id = header.u32()?;
         let exec_seconds = header.u32()?;
         let database_bytes = header.u8()?;
@@ -65,7 +65,7 @@ impl<'a> Query<'a> {
 
 /// One byte: 0x80, the algorithm (0 is zlib) in bits 4 to 6, how many bytes of length follow; then the stream.
 fn decompress(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut reader = Reader::new(bytes);
+    let mut reader = ByteReader::new(bytes);
     let head = reader.u8()?;
     if head & 0xF0 != 0x80 {
         return None;
@@ -181,7 +181,7 @@ impl XaId {
 
     /// As an XA_PREPARE event holds it: format and lengths of four bytes (`XA_prepare_event` in MySQL's
     /// `control_events.cpp`; the same in MariaDB).
-    pub(super) fn read_long(reader: &mut Reader<'_>) -> Option<XaId> {
+    pub(super) fn read_long(reader: &mut ByteReader<'_>) -> Option<XaId> {
         let format = reader.u32()?;
         let (global_bytes, branch_bytes) = (reader.u32()?, reader.u32()?);
         XaId::read_parts(
@@ -193,14 +193,14 @@ impl XaId {
     }
 
     /// As a MariaDB GTID event holds it: lengths of one byte.
-    pub(super) fn read_short(reader: &mut Reader<'_>) -> Option<XaId> {
+    pub(super) fn read_short(reader: &mut ByteReader<'_>) -> Option<XaId> {
         let format = reader.u32()?;
         let (global_bytes, branch_bytes) = (reader.u8()?, reader.u8()?);
         XaId::read_parts(reader, format, global_bytes.into(), branch_bytes.into())
     }
 
     fn read_parts(
-        reader: &mut Reader<'_>,
+        reader: &mut ByteReader<'_>,
         format: u32,
         global_bytes: usize,
         branch_bytes: usize,

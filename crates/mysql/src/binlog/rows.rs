@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 
 use super::event::EventType;
-use crate::bytes::Reader;
+use crate::bytes::ReadMysql;
+use tidemark_types::ByteReader;
 
 /// Which table a number means, until the end of the statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct TableMap<'a> {
 
 impl<'a> TableMap<'a> {
     pub(super) fn read(body: &'a [u8], post_header_bytes: usize) -> Option<TableMap<'a>> {
-        let mut reader = Reader::new(body);
+        let mut reader = ByteReader::new(body);
         let table_id = read_head(&mut reader, post_header_bytes)?.0;
         let mut name = || {
             let bytes = reader.length_encoded_bytes()?;
@@ -82,7 +83,7 @@ impl RowsChange {
 impl Rows {
     pub(super) fn read(body: &[u8], post_header_bytes: usize, change: RowsChange) -> Option<Rows> {
         const STATEMENT_END: u16 = 0x1;
-        let (table_id, flags) = read_head(&mut Reader::new(body), post_header_bytes)?;
+        let (table_id, flags) = read_head(&mut ByteReader::new(body), post_header_bytes)?;
         Some(Rows {
             table_id,
             change,
@@ -92,8 +93,8 @@ impl Rows {
 }
 
 /// Table number and flags. A post-header of six bytes has a number of four (`ROWS_HEADER_LEN_V1` and before).
-fn read_head(reader: &mut Reader<'_>, post_header_bytes: usize) -> Option<(u64, u16)> {
-    let mut header = Reader::new(reader.take(post_header_bytes)?);
+fn read_head(reader: &mut ByteReader<'_>, post_header_bytes: usize) -> Option<(u64, u16)> {
+    let mut header = ByteReader::new(reader.take(post_header_bytes)?);
     let table_id = header.uint(if post_header_bytes == 6 { 4 } else { 6 })?;
     Some((table_id, header.u16()?))
 }

@@ -10,7 +10,8 @@ use std::str::FromStr;
 use super::ParseGtidError;
 use super::interval::{Interval, Intervals};
 use super::source::{ServerUuid, SourceId, Tag};
-use crate::bytes::Reader;
+use crate::bytes::ReadMysql;
+use tidemark_types::ByteReader;
 
 /// One transaction: who numbered it, and its number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +155,7 @@ impl GtidSet {
     /// # Errors
     /// The bytes are no set, as the server sees it.
     pub fn decode(bytes: &[u8]) -> Result<GtidSet, DecodeGtidSetError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let set = GtidSet::read(&mut reader).filter(|_| reader.is_empty());
         set.ok_or(DecodeGtidSetError {
             at: bytes.len() - reader.rest().len(),
@@ -164,7 +165,7 @@ impl GtidSet {
 
     /// The number of sources, with the format in its highest byte. In the tagged format it lies one byte higher, and the
     /// lowest byte repeats the format, so that older servers see a number that cannot be (`encode_nsids_format`).
-    fn read(reader: &mut Reader<'_>) -> Option<GtidSet> {
+    fn read(reader: &mut ByteReader<'_>) -> Option<GtidSet> {
         let head = reader.u64()?;
         let is_tagged = match head >> 56 {
             0 => false,
@@ -201,7 +202,7 @@ impl GtidSet {
         for (source, intervals) in &self.sources {
             bytes.extend(source.uuid.0);
             if is_tagged {
-                // A length below 64 takes one byte, with its lowest bit clear (`Reader::varlen`).
+                // A length below 64 takes one byte, with its lowest bit clear (`ReadMysql::varlen`).
                 let length = u8::try_from(source.tag.as_str().len()).unwrap_or(u8::MAX);
                 bytes.push(length << 1);
                 bytes.extend(source.tag.as_str().bytes());
@@ -217,7 +218,7 @@ impl GtidSet {
 }
 
 /// A tag behind its length (`Tag::encode_tag`, by the serialization library's integers).
-fn read_tag(reader: &mut Reader<'_>) -> Option<Tag> {
+fn read_tag(reader: &mut ByteReader<'_>) -> Option<Tag> {
     let length = reader.varlen()?;
     Tag::from_bytes(reader.take(usize::try_from(length).ok()?)?)
 }

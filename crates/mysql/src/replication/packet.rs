@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::bytes::Reader;
+use tidemark_types::ByteReader;
 
 /// One payload of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl<'a> SourcePacket<'a> {
         const END_BYTES_MAX: usize = 8;
         const MARK: u8 = 0xEF;
 
-        let mut reader = Reader::new(payload);
+        let mut reader = ByteReader::new(payload);
         let mut read = || match reader.u8()? {
             OK => {
                 let mut wants_acknowledgement = false;

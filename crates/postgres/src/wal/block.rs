@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use super::bytes::Reader;
 use super::version::WalVersion;
+use tidemark_types::ByteReader;
 
 /// A relation's files, as the server locates them (`RelFileLocator`; `RelFileNode` before 16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +31,7 @@ pub(crate) const RELATION_BYTES: usize = 12;
 
 impl Relation {
     #[inline]
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Relation> {
+    pub(crate) fn read(reader: &mut ByteReader<'_>) -> Option<Relation> {
         Some(Relation {
             tablespace: reader.u32()?,
             database: reader.u32()?,
@@ -137,7 +137,7 @@ pub(crate) fn read_layout(
     blocks: &mut Vec<BlockRef>,
 ) -> Result<RecordLayout, &'static str> {
     blocks.clear();
-    let mut reader = Reader::new(body);
+    let mut reader = ByteReader::new(body);
     let mut layout = RecordLayout::default();
     let mut data_bytes = 0usize;
     let cut = "headers longer than the record";
@@ -187,7 +187,7 @@ pub(crate) fn read_layout(
 #[inline]
 fn read_block(
     id: u8,
-    reader: &mut Reader<'_>,
+    reader: &mut ByteReader<'_>,
     version: WalVersion,
     previous: Option<&BlockRef>,
 ) -> Result<(BlockRef, usize), &'static str> {

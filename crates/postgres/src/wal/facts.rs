@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use tidemark_types::{Lsn, TimelineId, Timestamp};
 
 use super::block::{Fork, Relation};
-use super::bytes::Reader;
 use super::error::WalError;
 use super::record::{Record, ResourceManager};
 use super::transaction::{self, Completion, Prepare};
 use super::version::WalVersion;
+use tidemark_types::ByteReader;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ pub enum WalLevel {
 }
 
 impl WalLevel {
-    fn read(reader: &mut Reader<'_>) -> Option<WalLevel> {
+    fn read(reader: &mut ByteReader<'_>) -> Option<WalLevel> {
         match reader.i32()? {
             0 => Some(WalLevel::Minimal),
             1 => Some(WalLevel::Replica),
@@ -188,7 +188,7 @@ impl<'a> Fact<'a> {
             _ => return Ok(None),
         };
         let main = record.main.unwrap_or_default();
-        read(record, &mut Reader::new(main)).map_err(|problem| WalError::Malformed {
+        read(record, &mut ByteReader::new(main)).map_err(|problem| WalError::Malformed {
             at: record.begin,
             rmgr: record.manager.0,
             problem,
@@ -221,7 +221,7 @@ impl<'a> Fact<'a> {
 /// A fact, none, or what makes no sense.
 pub(super) type Reading<'a> = Result<Option<Fact<'a>>, &'static str>;
 
-fn xlog<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
+fn xlog<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Reading<'a> {
     let fact = match record.operation() {
         0x00 | 0x10 => checkpoint(record, reader),
         0x40 => Some(Fact::SegmentSwitch),
@@ -239,7 +239,7 @@ fn xlog<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
     fact.map(Some).ok_or("an XLOG record of another form")
 }
 
-fn checkpoint<'a>(record: &Record<'_>, reader: &mut Reader<'_>) -> Option<Fact<'a>> {
+fn checkpoint<'a>(record: &Record<'_>, reader: &mut ByteReader<'_>) -> Option<Fact<'a>> {
     let redo = Lsn(reader.u64()?);
     let timeline = TimelineId(reader.u32()?);
     let previous_timeline = TimelineId(reader.u32()?);
@@ -260,21 +260,21 @@ fn checkpoint<'a>(record: &Record<'_>, reader: &mut Reader<'_>) -> Option<Fact<'
     })
 }
 
-fn parameter_change<'a>(reader: &mut Reader<'_>) -> Option<Fact<'a>> {
+fn parameter_change<'a>(reader: &mut ByteReader<'_>) -> Option<Fact<'a>> {
     // max_connections, max_worker_processes, max_wal_senders, max_prepared_xacts, max_locks_per_xact
     reader.take(20)?;
     let wal_level = WalLevel::read(reader)?;
     Some(Fact::ParameterChange { wal_level })
 }
 
-fn restore_point<'a>(reader: &mut Reader<'a>) -> Option<Fact<'a>> {
+fn restore_point<'a>(reader: &mut ByteReader<'a>) -> Option<Fact<'a>> {
     let time = Timestamp::from_postgres(reader.i64()?);
     // 64 bytes, with whatever was in memory behind the NUL.
     let name = String::from_utf8_lossy(reader.c_string()?);
     Some(Fact::RestorePoint { time, name })
 }
 
-fn end_of_recovery<'a>(record: &Record<'_>, reader: &mut Reader<'_>) -> Option<Fact<'a>> {
+fn end_of_recovery<'a>(record: &Record<'_>, reader: &mut ByteReader<'_>) -> Option<Fact<'a>> {
     Some(Fact::EndOfRecovery {
         time: Timestamp::from_postgres(reader.i64()?),
         timeline: TimelineId(reader.u32()?),
@@ -287,14 +287,14 @@ fn end_of_recovery<'a>(record: &Record<'_>, reader: &mut Reader<'_>) -> Option<F
     })
 }
 
-fn overwrite_continuation<'a>(reader: &mut Reader<'_>) -> Option<Fact<'a>> {
+fn overwrite_continuation<'a>(reader: &mut ByteReader<'_>) -> Option<Fact<'a>> {
     Some(Fact::OverwriteContinuation {
         overwritten: Lsn(reader.u64()?),
         time: Timestamp::from_postgres(reader.i64()?),
     })
 }
 
-fn storage<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
+fn storage<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Reading<'a> {
     let mut read = || match record.operation() {
         0x10 => Some(Fact::RelationCreate {
             relation: Relation::read(reader)?,
@@ -313,7 +313,7 @@ fn storage<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
     read().map(Some).ok_or("a storage record of another form")
 }
 
-fn database<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
+fn database<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Reading<'a> {
     let copies = record.version < WalVersion::V15;
     let mut read = || match record.operation() {
         0x00 => {
@@ -334,7 +334,7 @@ fn database<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
     read().map(Some).ok_or("a database record of another form")
 }
 
-fn directory(reader: &mut Reader<'_>) -> Option<DatabaseDirectory> {
+fn directory(reader: &mut ByteReader<'_>) -> Option<DatabaseDirectory> {
     let database = reader.u32()?;
     Some(DatabaseDirectory {
         database,
@@ -342,17 +342,17 @@ fn directory(reader: &mut Reader<'_>) -> Option<DatabaseDirectory> {
     })
 }
 
-fn database_drop<'a>(reader: &mut Reader<'_>) -> Option<Fact<'a>> {
+fn database_drop<'a>(reader: &mut ByteReader<'_>) -> Option<Fact<'a>> {
     let database = reader.u32()?;
     let count = reader.count()?;
-    let mut tablespaces = Reader::new(reader.items(count, 4)?);
+    let mut tablespaces = ByteReader::new(reader.items(count, 4)?);
     let directories = std::iter::from_fn(|| tablespaces.u32())
         .map(|tablespace| DatabaseDirectory { tablespace, database })
         .collect();
     Some(Fact::DatabaseDrop { directories })
 }
 
-fn tablespace<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
+fn tablespace<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Reading<'a> {
     let mut read = || match record.operation() {
         0x00 => Some(Fact::TablespaceCreate {
             tablespace: reader.u32()?,

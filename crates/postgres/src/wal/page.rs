@@ -5,9 +5,9 @@
 
 use tidemark_types::{Lsn, TimelineId, WalSegmentSize};
 
-use super::bytes::Reader;
 use super::error::{PageField, WalError};
 use super::version::WalVersion;
+use tidemark_types::ByteReader;
 
 /// The size of a WAL page. `configure --with-wal-blocksize` can change it; such builds are refused.
 pub(crate) const PAGE_BYTES: u64 = 8192;
@@ -72,7 +72,7 @@ impl PageHeader {
             found,
         };
         let truncated = || fail(PageField::Flags, LONG_HEADER_BYTES as u64, bytes.len() as u64);
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let mut fields = || {
             Some((
                 reader.u16()?,
@@ -102,7 +102,7 @@ impl PageHeader {
             return Err(fail(PageField::Timeline, 1, 0));
         }
         let system_id = if is_long {
-            let mut reader = Reader::new(bytes.get(SHORT_HEADER_BYTES..).ok_or_else(truncated)?);
+            let mut reader = ByteReader::new(bytes.get(SHORT_HEADER_BYTES..).ok_or_else(truncated)?);
             let mut fields = || Some((reader.u64()?, reader.u32()?, reader.u32()?));
             let (system_id, segment_bytes, block_bytes) = fields().ok_or_else(truncated)?;
             must_be(PageField::BlockSize, PAGE_BYTES, block_bytes.into())?;

@@ -7,8 +7,8 @@ use std::fmt;
 use tidemark_types::Lsn;
 
 use super::block::BlockRef;
-use super::bytes::Reader;
 use super::version::WalVersion;
+use tidemark_types::ByteReader;
 
 /// The fixed header.
 pub(crate) const RECORD_HEADER_BYTES: usize = 24;
@@ -102,7 +102,7 @@ pub(crate) struct RecordHeader {
 impl RecordHeader {
     #[inline]
     pub(crate) fn parse(bytes: &[u8]) -> Option<RecordHeader> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         let length = reader.u32()?;
         let xid = reader.u32()?;
         let previous = Lsn(reader.u64()?);

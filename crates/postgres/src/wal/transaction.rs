@@ -4,10 +4,10 @@
 use tidemark_types::Timestamp;
 
 use super::block::{RELATION_BYTES, Relation};
-use super::bytes::Reader;
 use super::facts::{Fact, Reading};
 use super::record::Record;
 use super::version::WalVersion;
+use tidemark_types::ByteReader;
 
 /// How a transaction ended: a commit or an abort record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl<'a> Subtransactions<'a> {
 
     /// The xids, ascending.
     pub fn iter(self) -> impl Iterator<Item = u32> + 'a {
-        let mut reader = Reader::new(self.0);
+        let mut reader = ByteReader::new(self.0);
         std::iter::from_fn(move || reader.u32())
     }
 }
@@ -75,7 +75,7 @@ impl<'a> DroppedRelations<'a> {
 
     /// The relations.
     pub fn iter(self) -> impl Iterator<Item = Relation> + 'a {
-        let mut reader = Reader::new(self.0);
+        let mut reader = ByteReader::new(self.0);
         std::iter::from_fn(move || Relation::read(&mut reader))
     }
 }
@@ -98,7 +98,7 @@ enum Outcome {
     Abort,
 }
 
-pub(super) fn read<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<'a> {
+pub(super) fn read<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Reading<'a> {
     let fact = match record.info & OPERATION_MASK {
         0x00 | 0x30 => completion(Outcome::Commit, record, reader).map(Fact::Commit),
         0x20 | 0x40 => completion(Outcome::Abort, record, reader).map(Fact::Abort),
@@ -109,7 +109,11 @@ pub(super) fn read<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Reading<
     fact.map(Some).ok_or("a transaction record of another form")
 }
 
-fn completion<'a>(outcome: Outcome, record: &Record<'a>, reader: &mut Reader<'a>) -> Option<Completion<'a>> {
+fn completion<'a>(
+    outcome: Outcome,
+    record: &Record<'a>,
+    reader: &mut ByteReader<'a>,
+) -> Option<Completion<'a>> {
     let mut end = Completion {
         time: Timestamp::from_postgres(reader.i64()?),
         xid: record.xid,
@@ -147,12 +151,12 @@ fn completion<'a>(outcome: Outcome, record: &Record<'a>, reader: &mut Reader<'a>
 }
 
 /// A list behind its count.
-fn counted<'a>(reader: &mut Reader<'a>, size: usize) -> Option<&'a [u8]> {
+fn counted<'a>(reader: &mut ByteReader<'a>, size: usize) -> Option<&'a [u8]> {
     let count = reader.count()?;
     reader.items(count, size)
 }
 
-fn prepare<'a>(record: &Record<'a>, reader: &mut Reader<'a>) -> Option<Prepare<'a>> {
+fn prepare<'a>(record: &Record<'a>, reader: &mut ByteReader<'a>) -> Option<Prepare<'a>> {
     let _magic_and_length = reader.take(8)?;
     let xid = reader.u32()?;
     let _database = reader.u32()?;

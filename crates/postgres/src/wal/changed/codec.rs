@@ -7,8 +7,8 @@ use tidemark_types::{ErrorClass, Lsn};
 use super::block_set::{BlockSet, CHUNK_BLOCKS};
 use super::{ChangedBlocks, RelationChanges, directory_of};
 use crate::wal::block::{Fork, Relation};
-use crate::wal::bytes::Reader;
 use crate::wal::facts::DatabaseDirectory;
+use tidemark_types::ByteReader;
 
 const MAGIC: &[u8; 4] = b"TMCB";
 const VERSION: u8 = 1;
@@ -67,7 +67,7 @@ impl ChangedBlocks {
     /// # Errors
     /// When `bytes` is not exactly one encoding.
     pub fn decode(bytes: &[u8]) -> Result<ChangedBlocks, DecodeChangedBlocksError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = ByteReader::new(bytes);
         if reader.take(MAGIC.len()) != Some(MAGIC) {
             return Err(DecodeChangedBlocksError::Magic);
         }
@@ -121,7 +121,7 @@ fn put_relation(out: &mut Vec<u8>, relation: Relation, changes: &RelationChanges
     }
 }
 
-fn read(reader: &mut Reader<'_>) -> Option<ChangedBlocks> {
+fn read(reader: &mut ByteReader<'_>) -> Option<ChangedBlocks> {
     let mut changed = ChangedBlocks {
         minimal_at: Some(Lsn(reader.u64()?)).filter(|at| at.is_valid()),
         ..ChangedBlocks::default()
@@ -150,7 +150,7 @@ fn read(reader: &mut Reader<'_>) -> Option<ChangedBlocks> {
     Some(changed)
 }
 
-fn read_changes(reader: &mut Reader<'_>) -> Option<RelationChanges> {
+fn read_changes(reader: &mut ByteReader<'_>) -> Option<RelationChanges> {
     let mask = reader.u8()?;
     if mask >= 1 << Fork::ALL.len() {
         return None;
@@ -176,7 +176,7 @@ fn read_changes(reader: &mut Reader<'_>) -> Option<RelationChanges> {
 }
 
 /// The runs of one chunk.
-fn read_runs(reader: &mut Reader<'_>, first_block: u32, changes: &mut RelationChanges) -> Option<()> {
+fn read_runs(reader: &mut ByteReader<'_>, first_block: u32, changes: &mut RelationChanges) -> Option<()> {
     let count = number(reader)?;
     let mut next = 0u32;
     for run in 0..count {
@@ -195,7 +195,7 @@ fn read_runs(reader: &mut Reader<'_>, first_block: u32, changes: &mut RelationCh
 }
 
 /// A LEB128 number that fits 32 bits, in its shortest form.
-fn number(reader: &mut Reader<'_>) -> Option<u32> {
+fn number(reader: &mut ByteReader<'_>) -> Option<u32> {
     let mut value = 0u64;
     for shift in (0..35).step_by(7) {
         let byte = reader.u8()?;
