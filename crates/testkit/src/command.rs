@@ -1,6 +1,9 @@
 //! Running a program to its end.
 
-use std::process::{Command, ExitStatus};
+use std::io::Write;
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Result, bail};
 
 /// How a program ended, and what it wrote.
 #[derive(Debug)]
@@ -58,4 +61,24 @@ pub fn run(command: &mut Command) -> Finished {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Runs `client` to its end with `sql` on its stdin, and returns its stdout. An error carries what it wrote to stderr.
+pub(crate) fn run_sql(client: &mut Command, sql: &str) -> Result<String> {
+    let mut child = client
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // A client that cannot connect ends without reading: its message says more than our broken pipe.
+    let _ = child
+        .stdin
+        .take()
+        .expect("stdin is a pipe")
+        .write_all(sql.as_bytes());
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }

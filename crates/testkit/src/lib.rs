@@ -5,6 +5,7 @@
 //! never skips. Everything it starts or writes is gone when the test ends; `TIDEMARK_KEEP=1` keeps the files.
 
 mod command;
+mod corpus;
 mod daemon;
 mod http;
 mod install;
@@ -15,12 +16,14 @@ mod proxy;
 mod psql;
 mod s3;
 mod scratch;
+mod slot;
 mod tidemark;
 mod user;
 mod wait;
 mod workload;
 
 pub use command::{Finished, run};
+pub use corpus::check_corpus;
 pub use daemon::{Daemon, Signal};
 pub use http::{HttpResponse, http_get};
 pub use install::{MysqlVersion, PgVersion, faketime_library};

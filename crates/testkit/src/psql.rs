@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::command::run_sql;
 use crate::install::PgVersion;
 
 /// A place where a server answers: a socket directory and a port, as superuser `postgres`.
@@ -44,27 +45,11 @@ impl Psql {
 
     /// As [`Psql::query`]; an error carries what psql wrote to stderr.
     pub fn try_query(&self, sql: &str) -> Result<String> {
-        use std::io::Write;
-        use std::process::Stdio;
-
-        let mut child = self
-            .tool("psql")
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        // psql that cannot connect ends without reading: its message says more than our broken pipe.
-        let _ = child
-            .stdin
-            .take()
-            .expect("stdin is a pipe")
-            .write_all(sql.as_bytes());
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{sql}: {}", String::from_utf8_lossy(&output.stderr).trim_end());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        run_sql(
+            self.tool("psql")
+                .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"]),
+            sql,
+        )
     }
 
     /// A command for one of the version's programs (`pgbench`, `pg_amcheck`, `pg_receivewal`, ...) that connects to

@@ -62,6 +62,11 @@ impl MysqlBuilder {
         self
     }
 
+    /// Several lines for the option file; see [`MysqlBuilder::option`].
+    pub fn options(self, lines: &[&str]) -> MysqlBuilder {
+        lines.iter().fold(self, |builder, line| builder.option(line))
+    }
+
     /// An account that may come from anywhere, with `privileges` on everything (`REPLICATION SLAVE, SELECT`). Root has no
     /// password and comes by the socket only.
     pub fn account(mut self, user: &str, password: &str, privileges: &str) -> MysqlBuilder {

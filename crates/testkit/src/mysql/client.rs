@@ -1,11 +1,11 @@
 //! Asking a server by way of its vendor's client, and running its tools against it.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::command::run_sql;
 use crate::install::MysqlVersion;
 
 /// A place where a server answers: a unix socket, as root without a password.
@@ -33,24 +33,11 @@ impl MysqlClient {
 
     /// As [`MysqlClient::query`]; an error carries what the client wrote to stderr.
     pub fn try_query(&self, sql: &str) -> Result<String> {
-        let mut child = self
-            .tool("mysql")
-            .args(["--batch", "--skip-column-names", "--raw"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        // A client that cannot connect ends without reading: its message says more than our broken pipe.
-        let _ = child
-            .stdin
-            .take()
-            .expect("stdin is a pipe")
-            .write_all(sql.as_bytes());
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{} in: {sql}", String::from_utf8_lossy(&output.stderr).trim_end());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+        run_sql(
+            self.tool("mysql")
+                .args(["--batch", "--skip-column-names", "--raw"]),
+            sql,
+        )
     }
 
     /// A command for one of the vendor's programs, by its MySQL name (`mysql`, `mysqldump`, `mysqlbinlog`, ...), that

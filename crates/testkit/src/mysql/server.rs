@@ -6,10 +6,9 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::daemon::{Daemon, Signal};
 use crate::install::MysqlVersion;
@@ -17,8 +16,8 @@ use crate::mysql::builder::MysqlBuilder;
 use crate::mysql::client::MysqlClient;
 use crate::port::Port;
 use crate::scratch::Scratch;
+use crate::slot::DaemonSlot;
 use crate::user::ServerUser;
-use crate::wait::holds_within;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,7 +29,7 @@ pub struct MysqlServer {
     version: MysqlVersion,
     port: Port,
     /// Before the scratch: a server is ended before its files go.
-    process: Mutex<Option<Daemon>>,
+    process: DaemonSlot,
     scratch: Scratch,
 }
 
@@ -50,7 +49,7 @@ impl MysqlServer {
         MysqlServer {
             version,
             port,
-            process: Mutex::new(None),
+            process: DaemonSlot::default(),
             scratch,
         }
     }
@@ -119,28 +118,17 @@ impl MysqlServer {
     /// within `timeout` and has been killed.
     pub fn try_start(&self, timeout: Duration) -> Result<()> {
         self.launch();
-        let ready = holds_within(timeout, || !self.is_running() || self.is_ready());
-        if ready && self.is_running() {
-            return Ok(());
-        }
-        let daemon = self.process().take().expect("it was just launched");
-        let state = daemon.exit_status();
-        daemon.kill9();
-        let log = self.log_tail();
-        match state {
-            Some(status) => bail!("the server ended with {status}; its log ends:\n{log}"),
-            None => bail!("the server was not ready after {timeout:?}; its log ends:\n{log}"),
-        }
+        self.process
+            .wait_until_ready(timeout, || self.is_ready(), Daemon::kill9, |_| self.log_tail())
     }
 
     /// Spawns the server without waiting for anything. Panics when it is running already.
     #[track_caller]
     pub fn launch(&self) {
-        assert!(!self.is_running(), "the server runs already");
         let mut command = ServerUser::current().command(self.version.server_program());
         command.arg(format!("--defaults-file={}", self.option_file().display()));
         let log = self.scratch.path().join("stdout");
-        *self.process() = Some(Daemon::spawn("mysqld", &mut command, &log));
+        self.process.launch("mysqld", &mut command, &log);
     }
 
     /// The file of its options, for those that are to hold from its next start on.
@@ -162,21 +150,18 @@ impl MysqlServer {
 
     /// Whether it is running.
     pub fn is_running(&self) -> bool {
-        self.process().as_ref().is_some_and(Daemon::is_running)
+        self.process.is_running()
     }
 
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process()
-            .as_ref()
-            .filter(|daemon| daemon.is_running())
-            .map(Daemon::pid)
+        self.process.pid()
     }
 
     /// Stops it in order and waits for its end. Panics when it does not end within a minute.
     #[track_caller]
     pub fn stop(&self) {
-        let Some(daemon) = self.process().take() else {
+        let Some(daemon) = self.process.take() else {
             return;
         };
         daemon.signal(Signal::TERM);
@@ -192,7 +177,7 @@ impl MysqlServer {
 
     /// Kills it, as a crash would (but for what the kernel holds).
     pub fn kill9(&self) {
-        if let Some(daemon) = self.process().take() {
+        if let Some(daemon) = self.process.take() {
             daemon.kill9();
         }
     }
@@ -236,11 +221,5 @@ impl MysqlServer {
         let mut command = self.version.tool("mysqlbinlog");
         command.args(["--no-defaults", "--base64-output=DECODE-ROWS"]);
         command
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -4,10 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::command::run;
 use crate::daemon::{Daemon, Signal};
@@ -17,6 +16,7 @@ use crate::postgres::builder::Builder;
 use crate::postgres::crash;
 use crate::psql::Psql;
 use crate::scratch::Scratch;
+use crate::slot::DaemonSlot;
 use crate::user::ServerUser;
 use crate::wait::holds_within;
 
@@ -60,7 +60,7 @@ pub struct PostgresServer {
     port: Port,
     launch: Launch,
     /// Before the scratch: a server is ended before its files go.
-    process: Mutex<Option<Daemon>>,
+    process: DaemonSlot,
     scratch: Scratch,
 }
 
@@ -90,7 +90,7 @@ impl PostgresServer {
             sockets,
             port: Port::reserve(),
             launch,
-            process: Mutex::new(None),
+            process: DaemonSlot::default(),
             scratch,
         }
     }
@@ -161,26 +161,16 @@ impl PostgresServer {
     /// its log, says that it ended, or was still not ready after `timeout` and has been killed.
     pub fn try_start(&self, timeout: Duration) -> Result<()> {
         self.launch();
-        let ready = holds_within(timeout, || !self.is_running() || self.is_ready());
-        if ready && self.is_running() {
-            return Ok(());
-        }
-        let daemon = self.process().take().expect("it was just launched");
-        let (state, log) = (daemon.exit_status(), daemon.log_tail());
-        crash::kill_all(&daemon);
-        match state {
-            Some(status) => bail!("the server ended with {status}; its log ends:\n{log}"),
-            None => bail!("the server was not ready after {timeout:?}; its log ends:\n{log}"),
-        }
+        self.process
+            .wait_until_ready(timeout, || self.is_ready(), crash::kill_all, Daemon::log_tail)
     }
 
     /// Spawns the server without waiting for anything. Panics when it is running already.
     #[track_caller]
     pub fn launch(&self) {
-        assert!(!self.is_running(), "the server runs already");
         let mut command = self.postgres_command();
         let log = self.log_path();
-        *self.process() = Some(Daemon::spawn("postgres", &mut command, &log));
+        self.process.launch("postgres", &mut command, &log);
     }
 
     fn postgres_command(&self) -> Command {
@@ -209,21 +199,18 @@ impl PostgresServer {
 
     /// Whether its postmaster is running.
     pub fn is_running(&self) -> bool {
-        self.process().as_ref().is_some_and(Daemon::is_running)
+        self.process.is_running()
     }
 
     /// The postmaster's process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process()
-            .as_ref()
-            .filter(|daemon| daemon.is_running())
-            .map(Daemon::pid)
+        self.process.pid()
     }
 
     /// Stops it and waits for its end. Panics when it does not end within a minute.
     #[track_caller]
     pub fn stop(&self, mode: StopMode) {
-        let Some(daemon) = self.process().take() else {
+        let Some(daemon) = self.process.take() else {
             return;
         };
         daemon.signal(match mode {
@@ -243,7 +230,7 @@ impl PostgresServer {
 
     /// Kills all of its processes at once, as a crash of the machine would (but for what the kernel holds).
     pub fn kill9(&self) {
-        if let Some(daemon) = self.process().take() {
+        if let Some(daemon) = self.process.take() {
             crash::kill_all(&daemon);
         }
     }
@@ -363,17 +350,11 @@ impl PostgresServer {
     fn log_path(&self) -> PathBuf {
         self.scratch.path().join("log")
     }
-
-    fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
 }
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        let Some(daemon) = self.process().take() else {
+        let Some(daemon) = self.process.take() else {
             return;
         };
         // An immediate shutdown frees the server's shared memory, which SIGKILL would leave behind.

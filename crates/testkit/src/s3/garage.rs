@@ -1,7 +1,6 @@
 //! Garage, a small S3 server, as one node with one bucket.
 
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::command::run;
@@ -11,6 +10,7 @@ use crate::install;
 use crate::port::Port;
 use crate::s3::{BUCKET, S3Endpoint};
 use crate::scratch::Scratch;
+use crate::slot::DaemonSlot;
 use crate::user::ServerUser;
 use crate::wait::wait_for;
 
@@ -27,7 +27,7 @@ pub struct Garage {
     _rpc: Port,
     admin: Port,
     /// Before the scratch: the server is ended before its files go.
-    process: Mutex<Option<Daemon>>,
+    process: DaemonSlot,
     scratch: Scratch,
 }
 
@@ -42,7 +42,7 @@ impl Garage {
             s3,
             _rpc: rpc,
             admin,
-            process: Mutex::new(None),
+            process: DaemonSlot::default(),
             scratch,
         };
         garage.start();
@@ -71,22 +71,19 @@ impl Garage {
     pub fn start(&self) {
         let mut command = self.command();
         command.args(["server", "--single-node", "--default-bucket"]);
-        let daemon = Daemon::spawn("garage", &mut command, &self.scratch.path().join("log"));
-        wait_for("Garage to be healthy", START_TIMEOUT, || {
-            assert!(
-                daemon.is_running(),
-                "Garage ended; its log ends:\n{}",
-                daemon.log_tail()
-            );
-            http_get(self.admin.address(), "/health").is_ok_and(|answer| answer.status == 200)
-        });
-        *self.process() = Some(daemon);
+        let log = self.scratch.path().join("log");
+        self.process.launch("garage", &mut command, &log);
+        let is_healthy =
+            || http_get(self.admin.address(), "/health").is_ok_and(|answer| answer.status == 200);
+        self.process
+            .wait_until_ready(START_TIMEOUT, is_healthy, Daemon::kill9, Daemon::log_tail)
+            .unwrap_or_else(|error| panic!("Garage: {error:#}"));
     }
 
     /// Stops it: an outage. Connections are refused until it is started again.
     #[track_caller]
     pub fn stop(&self) {
-        if let Some(daemon) = self.process().take() {
+        if let Some(daemon) = self.process.take() {
             daemon.signal(Signal::TERM);
             daemon.wait(STOP_TIMEOUT);
         }
@@ -102,12 +99,6 @@ impl Garage {
             .env("GARAGE_DEFAULT_SECRET_KEY", SECRET_KEY)
             .env("GARAGE_DEFAULT_BUCKET", BUCKET);
         command
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

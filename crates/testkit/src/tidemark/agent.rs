@@ -4,14 +4,14 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::command::{Finished, run};
-use crate::daemon::{Daemon, Signal};
+use crate::daemon::Signal;
 use crate::http::{HttpResponse, http_get};
 use crate::port::Port;
 use crate::scratch::Scratch;
+use crate::slot::DaemonSlot;
 use crate::tidemark::metrics::Metrics;
 use crate::tidemark::program::program;
 use crate::tidemark::repository::TestRepository;
@@ -79,7 +79,7 @@ impl AgentBuilder {
             environment: self.environment,
             small_disk: self.small_disk,
             port: self.port,
-            process: Mutex::new(None),
+            process: DaemonSlot::default(),
             scratch,
         }
     }
@@ -93,7 +93,7 @@ pub struct Agent {
     small_disk: Option<SmallDisk>,
     port: Port,
     /// Before the scratch: the agent is ended before its files go.
-    process: Mutex<Option<Daemon>>,
+    process: DaemonSlot,
     scratch: Scratch,
 }
 
@@ -135,30 +135,27 @@ impl Agent {
     /// Starts `run` without waiting for anything. Panics when it runs already.
     #[track_caller]
     pub fn launch(&self) {
-        assert!(!self.is_running(), "the agent runs already");
         let mut command = match &self.small_disk {
             Some(disk) => disk.around(&self.command("run")),
             None => self.command("run"),
         };
-        *self.process() = Some(Daemon::spawn("tidemark-agent", &mut command, &self.log_path()));
+        self.process
+            .launch("tidemark-agent", &mut command, &self.log_path());
     }
 
     /// Whether `run` is running.
     pub fn is_running(&self) -> bool {
-        self.process().as_ref().is_some_and(Daemon::is_running)
+        self.process.is_running()
     }
 
     /// The process id of `run`, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process()
-            .as_ref()
-            .filter(|daemon| daemon.is_running())
-            .map(Daemon::pid)
+        self.process.pid()
     }
 
     /// Kills `run` with SIGKILL.
     pub fn kill9(&self) {
-        if let Some(daemon) = self.process().take() {
+        if let Some(daemon) = self.process.take() {
             daemon.kill9();
         }
     }
@@ -166,7 +163,7 @@ impl Agent {
     /// Sends SIGTERM to `run` and returns how it ended. Panics, with its log, when it still runs after `timeout`.
     #[track_caller]
     pub fn terminate(&self, timeout: Duration) -> ExitStatus {
-        let daemon = self.process().take().expect("the agent was started");
+        let daemon = self.process.take().expect("the agent was started");
         daemon.signal(Signal::TERM);
         daemon.wait(timeout)
     }
@@ -174,7 +171,7 @@ impl Agent {
     /// Waits until `run` ends by itself. Panics, with its log, when it still runs after `timeout`.
     #[track_caller]
     pub fn wait(&self, timeout: Duration) -> ExitStatus {
-        let daemon = self.process().take().expect("the agent was started");
+        let daemon = self.process.take().expect("the agent was started");
         daemon.wait(timeout)
     }
 
@@ -245,12 +242,6 @@ impl Agent {
 
     fn log_path(&self) -> PathBuf {
         self.scratch.path().join("agent.log")
-    }
-
-    fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
-        self.process
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -24,6 +24,15 @@ fn alarmed(agent: &Agent) -> bool {
     agent.health().is_ok_and(|health| health.status == 503)
 }
 
+/// What was filled in, and the row behind it, are restored.
+fn assert_restored(repository: &TestRepository) {
+    let restored = restore(repository, VERSION).args(["--target-latest"]).start();
+    assert_eq!(
+        restored.psql("SELECT count(*) FROM filler"),
+        (64 * 128 + 1).to_string()
+    );
+}
+
 #[test]
 fn a_repository_without_room_is_said_and_gone_on_with_once_it_has_some() {
     let server = PostgresServer::start_new(VERSION);
@@ -44,11 +53,7 @@ fn a_repository_without_room_is_said_and_gone_on_with_once_it_has_some() {
     wait_for_agent(&agent, "the health to turn back", || !alarmed(&agent));
     agent.copy_small_disk();
     server.kill9();
-    let restored = restore(&repository, VERSION).args(["--target-latest"]).start();
-    assert_eq!(
-        restored.psql("SELECT count(*) FROM filler"),
-        (64 * 128 + 1).to_string()
-    );
+    assert_restored(&repository);
 }
 
 #[test]
@@ -82,11 +87,7 @@ fn a_slot_that_holds_back_too_much_is_given_up_and_a_base_backup_closes_the_gap(
     server.psql("INSERT INTO filler VALUES ('after the gap')");
     wait_until_durable(&agent, &server);
     server.kill9();
-    let restored = restore(&repository, VERSION).args(["--target-latest"]).start();
-    assert_eq!(
-        restored.psql("SELECT count(*) FROM filler"),
-        (64 * 128 + 1).to_string()
-    );
+    assert_restored(&repository);
 }
 
 #[test]

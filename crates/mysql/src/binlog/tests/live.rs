@@ -80,10 +80,9 @@ fn gtids_before(file: &Path) -> (GtidSet, MariaDbState) {
 }
 
 fn assert_decoded_as_mysqlbinlog_does(version: MysqlVersion, options: &[&str]) {
-    let builder = MysqlServer::builder(version).option("max_binlog_size = 16384");
-    let server = options
-        .iter()
-        .fold(builder, |builder, option| builder.option(option))
+    let server = MysqlServer::builder(version)
+        .option("max_binlog_size = 16384")
+        .options(options)
         .start();
     load(&server);
 

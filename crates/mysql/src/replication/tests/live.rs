@@ -90,10 +90,9 @@ fn assert_sent(sent: &[u8], path: &Path, before: &[u8], begin: BinlogOffset) {
 }
 
 fn assert_dumped_byte_by_byte(version: MysqlVersion, options: &[&str]) {
-    let builder = MysqlServer::builder(version).option("max_allowed_packet = 64M");
-    let server = options
-        .iter()
-        .fold(builder, |builder, option| builder.option(option))
+    let server = MysqlServer::builder(version)
+        .option("max_allowed_packet = 64M")
+        .options(options)
         .start();
     load(&server);
     let files = server.binlog_files();
