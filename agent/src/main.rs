@@ -18,6 +18,8 @@ mod schedule;
 mod state;
 mod supervisor;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 
 use anyhow::Context;
 use clap::Parser;

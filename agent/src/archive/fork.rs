@@ -129,10 +129,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use tidemark_repository::SealedSlice;
     use tidemark_repository::log::{GRAIN_LEN, SliceAssembler};
-    use tidemark_repository::{NewServer, Repository, SealedSlice};
     use tidemark_storage::{Fault, FaultyStorage, MemoryStorage, Operation, Trigger};
-    use tidemark_types::{Generation, HistoryEntry, Timestamp};
+    use tidemark_types::HistoryEntry;
 
     const SEGMENT: u64 = 32 << 20;
     const FILE: u64 = 5;
@@ -142,18 +142,7 @@ mod tests {
     }
 
     async fn archive_in(storage: FaultyStorage) -> Archive {
-        let new = NewServer {
-            engine: "postgresql".to_owned(),
-            system_id: "1".to_owned(),
-            version: String::new(),
-            log_file_len: Some(SEGMENT),
-        };
-        let repository = Repository::open_or_create(Arc::new(storage), Timestamp(0))
-            .await
-            .unwrap();
-        let server = "shop".parse().unwrap();
-        let archive = repository.create_archive(&server, Generation(1), new, Timestamp(0));
-        archive.await.unwrap()
+        crate::testing::shop(storage, SEGMENT).await.1
     }
 
     fn bytes(begin: u64, end: u64) -> Vec<u8> {

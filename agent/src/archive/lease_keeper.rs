@@ -241,24 +241,12 @@ impl LeaseKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemark_repository::{NewServer, Repository};
     use tidemark_storage::MemoryStorage;
 
     #[tokio::test]
     async fn positions_of_another_timeline_than_the_servers_cover_nothing() {
         let size = WalSegmentSize::DEFAULT;
-        let repository = Repository::open_or_create(Arc::new(MemoryStorage::new()), Timestamp(0))
-            .await
-            .unwrap();
-        let new = NewServer {
-            engine: "postgresql".to_owned(),
-            system_id: "1".to_owned(),
-            version: String::new(),
-            log_file_len: Some(size.bytes()),
-        };
-        let name = "shop".parse().unwrap();
-        let archive = repository.create_archive(&name, Generation(1), new, Timestamp(0));
-        let archive = archive.await.unwrap();
+        let (_, archive) = crate::testing::shop(MemoryStorage::new(), size.bytes()).await;
         let state = ServerState::for_tests("shop");
         let mut keeper = LeaseKeeper::take(
             archive,

@@ -84,10 +84,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use tidemark_repository::Archive;
     use tidemark_repository::base::{BackupId, BackupWriter, Intent, live_intents};
-    use tidemark_repository::{Archive, NewServer, Repository};
     use tidemark_storage::{Fault, FaultyStorage, MemoryStorage, Operation, Trigger};
-    use tidemark_types::{Generation, Timestamp};
+    use tidemark_types::Timestamp;
 
     /// A clock that goes with the runtime's.
     struct PausedClock(Instant);
@@ -100,18 +100,8 @@ mod tests {
 
     async fn archive() -> (FaultyStorage, Archive) {
         let storage = FaultyStorage::new(Arc::new(MemoryStorage::new()));
-        let repository = Repository::open_or_create(Arc::new(storage.clone()), Timestamp(0))
-            .await
-            .unwrap();
-        let new = NewServer {
-            engine: "postgresql".to_owned(),
-            system_id: "1".to_owned(),
-            version: String::new(),
-            log_file_len: Some(1 << 24),
-        };
-        let server = "shop".parse().unwrap();
-        let archive = repository.create_archive(&server, Generation(1), new, Timestamp(0));
-        (storage, archive.await.unwrap())
+        let (_, archive) = crate::testing::shop(storage.clone(), 1 << 24).await;
+        (storage, archive)
     }
 
     async fn begin(archive: &Archive) -> BackupWriter {

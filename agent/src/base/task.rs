@@ -240,10 +240,8 @@ impl BackupTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemark_repository::NewServer;
     use tidemark_repository::base::{BackupFacts, BackupWriter, LogPosition};
     use tidemark_storage::{Fault, FaultyStorage, MemoryStorage, Operation, Trigger};
-    use tidemark_types::Generation;
 
     /// A base backup of nothing.
     async fn back_up(archive: &Archive) -> Taken {
@@ -274,18 +272,8 @@ mod tests {
 
     /// The task of a server with one base backup.
     async fn task(storage: &FaultyStorage) -> (BackupTask, Archive, Taken) {
-        let repository = Repository::open_or_create(Arc::new(storage.clone()), Timestamp(0))
-            .await
-            .unwrap();
-        let new = NewServer {
-            engine: "postgresql".to_owned(),
-            system_id: "1".to_owned(),
-            version: String::new(),
-            log_file_len: Some(1 << 24),
-        };
         let settings = crate::config::server_for_tests("shop");
-        let archive = repository.create_archive(&settings.name, Generation(1), new, Timestamp(0));
-        let archive = archive.await.unwrap();
+        let (repository, archive) = crate::testing::shop(storage.clone(), 1 << 24).await;
         let taken = back_up(&archive).await;
         let task = BackupTask {
             settings,
