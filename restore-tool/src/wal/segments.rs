@@ -62,7 +62,7 @@ impl PlannedLog {
         if file_end <= self.begin {
             return Answer::Before;
         }
-        Answer::Pieces(self.pieces(file_begin.max(size.start_of(size.segment_of(self.begin))), end))
+        Answer::Pieces(self.pieces(file_begin, end))
     }
 
     /// Where a timeline begins: the end of the ancestor before it.

@@ -180,7 +180,6 @@ impl BackupReader {
     ) -> Result<Vec<Fetch>, RepositoryError> {
         uses.sort_unstable_by_key(|(frame, write)| (frame.pack, frame.offset, frame.stored_len, *write));
         let mut fetches: Vec<Fetch> = Vec::new();
-        let mut pack = None;
         for of_frame in uses.chunk_by(|a, b| a.0 == b.0) {
             let Some((frame, _)) = of_frame.first() else {
                 continue;
@@ -190,29 +189,27 @@ impl BackupReader {
                 frame: *frame,
                 writes,
             };
-            match fetches.last_mut() {
-                Some(last) if pack == Some(frame.pack) && joins(&last.range, frame, limits) => {
-                    last.range.end = last.range.end.max(frame.end());
-                    last.frames.push(used);
-                }
-                _ => {
-                    let entry = self.manifest().packs().get(frame.pack as usize).ok_or_else(|| {
-                        RepositoryError::damaged(
-                            self.manifest().object(),
-                            "a map names a pack that is not listed",
-                        )
-                    })?;
-                    let object = self.store().pack(&entry.id);
-                    fetches.push(Fetch {
-                        object,
-                        range: frame.offset..frame.end(),
-                        frames: vec![used],
-                    });
-                    pack = Some(frame.pack);
-                }
-            }
+            let entry = self.manifest().packs().get(frame.pack as usize).ok_or_else(|| {
+                RepositoryError::damaged(self.manifest().object(), "a map names a pack that is not listed")
+            })?;
+            fetch_frame(&mut fetches, &self.store().pack(&entry.id), used, limits);
         }
         Ok(fetches)
+    }
+}
+
+/// Has a frame read together with what lies before it in its pack, or by itself.
+fn fetch_frame(fetches: &mut Vec<Fetch>, object: &ObjectKey, used: FrameUse, limits: &RestoreLimits) {
+    match fetches.last_mut() {
+        Some(last) if last.object == *object && joins(&last.range, &used.frame, limits) => {
+            last.range.end = last.range.end.max(used.frame.end());
+            last.frames.push(used);
+        }
+        _ => fetches.push(Fetch {
+            object: object.clone(),
+            range: used.frame.offset..used.frame.end(),
+            frames: vec![used],
+        }),
     }
 }
 
@@ -232,19 +229,8 @@ impl RestoreBatch {
                 let before = used.writes.iter().map(|write| u64::from(write.len)).sum::<u64>();
                 used.writes.retain(|write| !is_there(write));
                 left_out += before - used.writes.iter().map(|write| u64::from(write.len)).sum::<u64>();
-                if used.writes.is_empty() {
-                    continue;
-                }
-                match self.fetches.last_mut() {
-                    Some(last) if last.object == fetch.object && joins(&last.range, &used.frame, limits) => {
-                        last.range.end = last.range.end.max(used.frame.end());
-                        last.frames.push(used);
-                    }
-                    _ => self.fetches.push(Fetch {
-                        object: fetch.object.clone(),
-                        range: used.frame.offset..used.frame.end(),
-                        frames: vec![used],
-                    }),
+                if !used.writes.is_empty() {
+                    fetch_frame(&mut self.fetches, &fetch.object, used, limits);
                 }
             }
         }
