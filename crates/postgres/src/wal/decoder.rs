@@ -216,7 +216,6 @@ impl WalDecoder {
         let zeros = input.iter().take(rest).take_while(|byte| **byte == 0).count();
         self.consume(input, zeros);
         if self.at == end {
-            self.whole = Some(end);
             self.state = State::Page;
         } else if input.is_empty() {
             return Ok(Step::Starved);

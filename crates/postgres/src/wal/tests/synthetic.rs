@@ -171,6 +171,10 @@ fn who_joins_behind_a_segment_switch_passes_over_its_padding() {
                 }
             }
             assert_eq!((begins, decoder.end_of_log()), (vec![next], None));
+            let mut decoder = WalDecoder::new(Lsn(writer.start.0 + from as u64), small());
+            let mut padding = &writer.bytes[from..1 << 20];
+            assert!(decoder.next(&mut padding).unwrap().is_none());
+            assert_eq!(decoder.whole(), None, "which record is the last is not known");
         }
     }
 }
