@@ -7,12 +7,15 @@
 use std::fmt;
 
 use super::checksum::{CHECKSUM_BYTES, EventCrc};
+use serde::{Deserialize, Serialize};
+
 use super::error::BinlogError;
 use super::event::{BinlogOffset, Event, EventHeader, EventType, HEADER_BYTES};
 use tidemark_types::ByteReader;
 
 /// Whose server wrote a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Flavor {
     /// MySQL, and what descends from it.
     MySql,

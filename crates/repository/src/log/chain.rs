@@ -11,9 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
-/// Length of a grain: the unit of final slices and of the hash chain.
-pub const GRAIN_LEN: u64 = 16 << 20;
+use tidemark_types::GRAIN_LEN;
 
 /// The 32 random bytes that key a server's chain; they stand in `server.json` in clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,14 +4,13 @@ mod assembler;
 mod chain;
 mod coverage;
 mod listing;
-mod position;
 mod reader;
 mod slice;
 
 pub use assembler::{Diverged, Resume, SliceAssembler, SliceDraft, SliceFacts};
-pub use chain::{ChainHash, ChainKey, GRAIN_LEN, RunningHash};
+pub use chain::{ChainHash, ChainKey, RunningHash};
 pub use coverage::{ChainPoint, Run, coverage, run_to_continue};
 pub use listing::SliceList;
-pub use position::LogPosition;
 pub use reader::{LogChunk, LogReader, LogVerifier};
 pub use slice::{ParseSliceKeyError, SliceFlags, SliceKey, TimeRange};
+pub use tidemark_types::{GRAIN_LEN, LogPosition};
