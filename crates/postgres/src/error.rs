@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use tidemark_net::is_connection_loss;
 use tidemark_types::{ErrorClass, Lsn, TimelineId};
 
 use crate::conninfo::ConnInfoError;
@@ -230,18 +231,6 @@ fn tls_or_config(error: &PostgresError) -> ErrorClass {
         PostgresError::Tls { source, .. } if is_connection_loss(source) => ErrorClass::Transient,
         _ => ErrorClass::Config,
     }
-}
-
-/// Whether the peer or the network went away, as opposed to the peer having said something wrong.
-pub(crate) fn is_connection_loss(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::TimedOut
-    )
 }
 
 /// One host that may come back is reason enough to try again.

@@ -4,20 +4,19 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::frontend;
+use tidemark_net::{TlsStartError, Transport, dial_tcp, start_tls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::auth::{Credentials, authenticate};
+use super::channel_binding::server_end_point;
 use super::message::{Message, Row};
 use super::tls;
-use super::transport::{Transport, dial_tcp};
 use super::wire::Wire;
 use crate::conninfo::{
     ConnInfo, Host, HostAddress, Lookup, SslMode, TargetSessionAttrs, Wanted, is_default_socket_directory,
@@ -225,7 +224,7 @@ async fn start(
             .1
             .peer_certificates()
             .and_then(<[_]>::first)
-            .and_then(tls::server_end_point),
+            .and_then(server_end_point),
         _ => None,
     };
     let mut wire = Wire::new(transport, host.to_string());
@@ -284,21 +283,15 @@ async fn encrypt(
             });
         }
     }
-    let failed = |source| PostgresError::Tls {
-        host: host.to_string(),
-        source,
-    };
-    let settings = info.tls.clone();
-    // Root stores are files to read and certificates to parse.
-    let config = tokio::task::spawn_blocking(move || tls::client_config(&settings))
-        .await
-        .map_err(|error| failed(io::Error::other(error)))??;
-    let name = tls::server_name(&host.name().unwrap_or_default()).map_err(failed)?;
-    let stream = TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .map_err(failed)?;
-    Ok(Transport::Tls(Box::new(stream)))
+    let settings = tls::handshake_settings(&info.tls)?;
+    let started = start_tls(stream, &host.name().unwrap_or_default(), &settings).await;
+    started.map_err(|error| match error {
+        TlsStartError::File(error) => tls::file_error(error),
+        TlsStartError::Handshake(source) => PostgresError::Tls {
+            host: host.to_string(),
+            source,
+        },
+    })
 }
 
 fn send_startup(wire: &mut Wire, info: &ConnInfo, purpose: Purpose) -> Result<(), PostgresError> {

@@ -3,11 +3,11 @@
 //! Replication commands and streams are in `replication`; nothing here knows what WAL is.
 
 mod auth;
+mod channel_binding;
 mod connect;
 mod message;
 mod sql;
 mod tls;
-mod transport;
 mod wire;
 
 pub(crate) use connect::{Purpose, Session, connect, simple_query};

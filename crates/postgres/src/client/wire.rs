@@ -11,12 +11,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use tidemark_net::{Transport, is_connection_loss};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
 
 use super::message::{self, Message};
-use super::transport::Transport;
-use crate::error::{PostgresError, is_connection_loss};
+use crate::error::PostgresError;
 
 /// The greatest message we take. The server sends WAL in 128 KiB pieces and rows far below this; a greater length is
 /// a stream that is out of step.

@@ -19,6 +19,7 @@ pub(crate) use environment::is_default_socket_directory;
 pub(crate) use passfile::{Lookup, Wanted, look_up};
 
 pub use environment::Environment;
+pub use tidemark_net::{ClientCertificate, Keepalives};
 
 /// Settings that make no sense. No variant repeats a value that could be a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,15 +214,6 @@ pub enum RootCertificates {
     System,
 }
 
-/// A client certificate and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// The private key, PEM.
-    pub key: PathBuf,
-}
-
 /// All that concerns TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
@@ -233,21 +225,6 @@ pub struct TlsSettings {
     pub client: Option<ClientCertificate>,
     /// Whether the host's name goes into the handshake.
     pub sni: bool,
-}
-
-/// TCP keepalives; `None` leaves the system's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalives {
-    /// Whether there are any.
-    pub enabled: bool,
-    /// Idle time before the first.
-    pub idle: Option<Duration>,
-    /// Time between two.
-    pub interval: Option<Duration>,
-    /// How many may stay unanswered.
-    pub count: Option<u32>,
-    /// How long sent data may stay unacknowledged.
-    pub user_timeout: Option<Duration>,
 }
 
 /// Checked connection settings.

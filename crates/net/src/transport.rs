@@ -5,33 +5,58 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use crate::conninfo::Keepalives;
+/// TCP keepalives; `None` leaves the system's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalives {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Idle time before the first.
+    pub idle: Option<Duration>,
+    /// Time between two.
+    pub interval: Option<Duration>,
+    /// How many may stay unanswered.
+    pub count: Option<u32>,
+    /// How long sent data may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
+}
 
 /// One connected stream.
-pub(crate) enum Transport {
+#[derive(Debug)]
+pub enum Transport {
+    /// In clear.
     Tcp(TcpStream),
+    /// On this host.
     Unix(UnixStream),
+    /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
-    pub(super) async fn dial_unix(path: &Path) -> io::Result<Transport> {
+    /// Connects to a unix socket.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn dial_unix(path: &Path) -> io::Result<Transport> {
         UnixStream::connect(path).await.map(Transport::Unix)
     }
 
     /// Whether a password in clear could be read on the way.
-    pub(super) fn is_private(&self) -> bool {
+    pub fn is_private(&self) -> bool {
         !matches!(self, Transport::Tcp(_))
     }
 }
 
 /// Connects over TCP, without Nagle's delay and with the wanted keepalives.
-pub(super) async fn dial_tcp(address: SocketAddr, keepalives: &Keepalives) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// The operating system's.
+pub async fn dial_tcp(address: SocketAddr, keepalives: &Keepalives) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(&stream);
