@@ -1,15 +1,20 @@
-//! MySQL (8.0 to 9.x) and MariaDB (10.6 to 11.x): the binlog parser and GTID sets. Knows no storage.
+//! MySQL (8.0 to 9.x) and MariaDB (10.6 to 11.x): the binlog parser, GTID sets, connections. Knows no storage.
 //!
 //! - [`archive`] is what a repository keeps of a branch beside its log.
 //! - [`binlog`] turns bytes of a binlog file into events, facts and whole transactions.
 //! - [`replication`] holds the words between a replica and its source, as bytes.
 //! - [`gtid`] holds the two vendors' notions of which transactions there are.
+//! - [`client`] connects to servers: SQL, dumps.
 //!
-//! Nothing here does I/O. Both vendors share one parser: their files differ by events, not by framing, and the format
+//! Only [`client`] does I/O. Both vendors share one parser: their files differ by events, not by framing, and the format
 //! description event says whose a file is.
 
 pub mod archive;
 pub mod binlog;
 mod bytes;
+pub mod client;
+mod error;
 pub mod gtid;
 pub mod replication;
+
+pub use error::{MysqlError, ServerError};

@@ -1,10 +1,10 @@
 //! What a replica hears: the payloads of a dump's packets.
 //!
-//! Framing is the caller's: an event longer than 16 MiB - 1 comes in several packets, and is one payload here.
-
-use std::borrow::Cow;
+//! Framing is the caller's: an event longer than 16 MiB - 1 comes in several packets, and is one payload here, or its first part.
 
 use tidemark_types::ByteReader;
+
+use crate::error::ServerError;
 
 /// One payload of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,13 +18,8 @@ pub enum SourcePacket<'a> {
     },
     /// The log has come to its end, and the dump was not to wait.
     End,
-    /// The dump ends with an error.
-    Error {
-        /// Its number: 1236 (`ER_SOURCE_FATAL_ERROR_READING_BINLOG`) for all that is wrong with what was asked for.
-        code: u16,
-        /// What the server says of it; bytes that are not UTF-8 are replaced.
-        message: Cow<'a, str>,
-    },
+    /// The dump ends with an error: 1236 (`ER_SOURCE_FATAL_ERROR_READING_BINLOG`) for all that is wrong with what was asked for.
+    Error(ServerError),
 }
 
 /// A payload that is none of a dump's.
@@ -36,7 +31,7 @@ pub struct PacketError {
 }
 
 impl<'a> SourcePacket<'a> {
-    /// Reads a payload. `semi_sync`: the source was asked to mark what is to be acknowledged; it then puts two bytes before
+    /// Reads a payload, or the first part of a long one. `semi_sync`: the source was asked to mark what is to be acknowledged; it then puts two bytes before
     /// every event, artificial ones included (`ReplSemiSyncMaster::updateSyncHeader`).
     ///
     /// # Errors
@@ -64,19 +59,7 @@ impl<'a> SourcePacket<'a> {
                 })
             }
             END if payload.len() <= END_BYTES_MAX => Some(SourcePacket::End),
-            ERROR => {
-                let code = reader.u16()?;
-                let text = reader.rest();
-                // The state: '#' and five characters.
-                let message = match text.first() {
-                    Some(b'#') => text.get(6..)?,
-                    _ => text,
-                };
-                Some(SourcePacket::Error {
-                    code,
-                    message: String::from_utf8_lossy(message),
-                })
-            }
+            ERROR => ServerError::read(reader.rest()).map(SourcePacket::Error),
             _ => None,
         };
         read().ok_or(PacketError::of(payload))

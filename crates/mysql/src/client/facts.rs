@@ -1,0 +1,211 @@
+//! What a source says of itself and its log: what streaming, preflight and backups go by.
+
+use tidemark_types::Timestamp;
+
+use super::greeting::ServerVersion;
+use super::sql::Sql;
+use super::text_result::Row;
+use crate::binlog::{BinlogOffset, Flavor};
+use crate::error::MysqlError;
+use crate::gtid::{GtidSet, MariaDbPosition, ServerUuid};
+
+/// What does not change while a server runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// The version.
+    pub version: ServerVersion,
+    /// Its number among sources and replicas.
+    pub server_id: u32,
+    /// MySQL: what it calls itself. MariaDB has nothing that lasts.
+    pub uuid: Option<ServerUuid>,
+    /// Whether it writes a binlog.
+    pub log_bin: bool,
+    /// The directory and common beginning of its binlog files, `/var/lib/mysql/bin`, while it writes any.
+    pub log_bin_basename: Option<String>,
+    /// `gtid_mode`, of MySQL: OFF, OFF_PERMISSIVE, ON_PERMISSIVE or ON.
+    pub gtid_mode: Option<String>,
+}
+
+/// Which transactions a server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GtidState {
+    /// Of MySQL.
+    MySql {
+        /// `gtid_executed`.
+        executed: GtidSet,
+        /// `gtid_purged`: those of them that its log does not hold.
+        purged: GtidSet,
+    },
+    /// Of MariaDB.
+    MariaDb {
+        /// `gtid_binlog_pos`: the last of each domain in its log.
+        binlog: MariaDbPosition,
+        /// `gtid_current_pos`: those and what it has replicated.
+        current: MariaDbPosition,
+    },
+}
+
+/// A binlog file that the server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BinlogFile {
+    /// Its name, without a directory.
+    pub name: String,
+    /// Its length in bytes; zero when the server cannot open it.
+    pub bytes: u64,
+}
+
+/// Where the log ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The server's clock, read before the position: what was committed earlier lies before it.
+    pub time: Timestamp,
+    /// The file that is written.
+    pub file: String,
+    /// Where the next event will begin.
+    pub position: BinlogOffset,
+}
+
+/// A replica that is connected, or that the server believes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectedReplica {
+    /// Its number.
+    pub server_id: u32,
+    /// What it calls itself, where the server tells (MySQL).
+    pub uuid: Option<ServerUuid>,
+}
+
+impl Sql {
+    /// Reads [`ServerFacts`]. Any account may.
+    ///
+    /// # Errors
+    /// As [`Sql::query`], and [`MysqlError::Result`].
+    pub async fn server_facts(&mut self) -> Result<ServerFacts, MysqlError> {
+        let operation = "read the server's settings";
+        let of_flavor = match self.flavor() {
+            Flavor::MySql => "@@GLOBAL.server_uuid AS uuid, @@GLOBAL.gtid_mode AS gtid_mode",
+            Flavor::MariaDb => "NULL AS uuid, NULL AS gtid_mode",
+        };
+        let statement = format!(
+            "SELECT @@GLOBAL.server_id AS server_id, @@GLOBAL.log_bin AS log_bin, \
+             @@GLOBAL.log_bin_basename AS log_bin_basename, {of_flavor}"
+        );
+        let row = self.query_one(operation, &statement).await?;
+        let uuid = match row.text("uuid") {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|error| unusable(operation, &error))?),
+        };
+        Ok(ServerFacts {
+            version: self.version().clone(),
+            server_id: number(operation, &row, "server_id")?,
+            uuid,
+            log_bin: row.text("log_bin") == Some("1"),
+            log_bin_basename: row.text("log_bin_basename").map(str::to_owned),
+            gtid_mode: row.text("gtid_mode").map(str::to_owned),
+        })
+    }
+
+    /// Reads the GTIDs of a server. Any account may.
+    ///
+    /// # Errors
+    /// As [`Sql::query`], and [`MysqlError::Result`].
+    pub async fn gtid_state(&mut self) -> Result<GtidState, MysqlError> {
+        let operation = "read the server's GTIDs";
+        let flavor = self.flavor();
+        let columns = match flavor {
+            // Purged first: what is purged in between is then in both.
+            Flavor::MySql => "@@GLOBAL.gtid_purged AS a, @@GLOBAL.gtid_executed AS b",
+            Flavor::MariaDb => "@@GLOBAL.gtid_binlog_pos AS a, @@GLOBAL.gtid_current_pos AS b",
+        };
+        let row = self.query_one(operation, &format!("SELECT {columns}")).await?;
+        let (a, b) = (
+            row.text("a").unwrap_or_default(),
+            row.text("b").unwrap_or_default(),
+        );
+        let read = || match flavor {
+            Flavor::MySql => Ok(GtidState::MySql {
+                purged: a.parse()?,
+                executed: b.parse()?,
+            }),
+            Flavor::MariaDb => Ok(GtidState::MariaDb {
+                binlog: a.parse()?,
+                current: b.parse()?,
+            }),
+        };
+        read().map_err(|error: crate::gtid::ParseGtidError| unusable(operation, &error))
+    }
+
+    /// Lists the binlog files, oldest first. Needs REPLICATION CLIENT (MySQL) or BINLOG MONITOR (MariaDB).
+    ///
+    /// # Errors
+    /// As [`Sql::query`]; number 1381 when the server writes no binlog.
+    pub async fn binlog_files(&mut self) -> Result<Vec<BinlogFile>, MysqlError> {
+        let operation = "list binlog files";
+        let rows = self.query(operation, "SHOW BINARY LOGS").await?;
+        let file = |row: &Row| {
+            Ok(BinlogFile {
+                name: text(operation, row, "Log_name")?.to_owned(),
+                bytes: number(operation, row, "File_size")?,
+            })
+        };
+        rows.iter().map(file).collect()
+    }
+
+    /// Reads the server's clock and then where its log ends. Needs REPLICATION CLIENT (MySQL) or BINLOG MONITOR (MariaDB).
+    ///
+    /// # Errors
+    /// As [`Sql::query`], and [`MysqlError::Result`] when the server writes no binlog.
+    pub async fn log_end(&mut self) -> Result<LogEnd, MysqlError> {
+        let operation = "read where the binlog ends";
+        let clock = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED) AS micros";
+        let row = self.query_one(operation, clock).await?;
+        let time = Timestamp(number(operation, &row, "micros")?);
+        let version = self.version();
+        let statement = match version.flavor {
+            Flavor::MySql if version.number >= (8, 2, 0) => "SHOW BINARY LOG STATUS",
+            Flavor::MySql | Flavor::MariaDb => "SHOW MASTER STATUS",
+        };
+        let row = self.query_one(operation, statement).await?;
+        Ok(LogEnd {
+            time,
+            file: text(operation, &row, "File")?.to_owned(),
+            position: BinlogOffset(number(operation, &row, "Position")?),
+        })
+    }
+
+    /// Lists the replicas that are connected. Needs REPLICATION SLAVE (MySQL) or REPLICATION MASTER ADMIN (MariaDB).
+    ///
+    /// # Errors
+    /// As [`Sql::query`].
+    pub async fn replicas(&mut self) -> Result<Vec<ConnectedReplica>, MysqlError> {
+        let operation = "list replicas";
+        let statement = match self.flavor() {
+            Flavor::MySql if self.version().number >= (8, 0, 22) => "SHOW REPLICAS",
+            Flavor::MySql | Flavor::MariaDb => "SHOW SLAVE HOSTS",
+        };
+        let rows = self.query(operation, statement).await?;
+        let replica = |row: &Row| {
+            Ok(ConnectedReplica {
+                server_id: number(operation, row, "Server_id")?,
+                uuid: row.parse("Replica_UUID").or(row.parse("Slave_UUID")),
+            })
+        };
+        rows.iter().map(replica).collect()
+    }
+}
+
+fn text<'r>(operation: &'static str, row: &'r Row, column: &str) -> Result<&'r str, MysqlError> {
+    row.text(column)
+        .ok_or_else(|| unusable(operation, &format!("no text in column {column}")))
+}
+
+fn number<T: std::str::FromStr>(operation: &'static str, row: &Row, column: &str) -> Result<T, MysqlError> {
+    row.parse(column)
+        .ok_or_else(|| unusable(operation, &format!("no such number in column {column}")))
+}
+
+fn unusable(operation: &'static str, problem: &dyn std::fmt::Display) -> MysqlError {
+    MysqlError::Result {
+        operation,
+        problem: problem.to_string(),
+    }
+}
