@@ -5,9 +5,9 @@ use tidemark_repository::Repository;
 use tidemark_repository::lease::{STALE_AFTER, read_lease};
 use tidemark_types::{Clock, ErrorClass, Generation, SystemClock};
 
-use crate::archive::source::Source;
+use crate::archive::postgresql::source::Source;
 use crate::base::host::is_dead;
-use crate::config::{ServerSettings, Settings};
+use crate::config::{Server, ServerSettings, Settings};
 use crate::exit::Failure;
 use crate::supervisor::open_storage;
 
@@ -15,18 +15,24 @@ use crate::supervisor::open_storage;
 ///
 /// # Errors
 /// `Conflict` while an agent holds a live lease on the name; what the server or the repository says.
-pub async fn command(settings: &Settings, server: &ServerSettings) -> anyhow::Result<()> {
+pub async fn command(settings: &Settings, server: &Server) -> anyhow::Result<()> {
     let storage = open_storage(&settings.repository, &settings.repository.storage_options()).await?;
     let repository = Repository::open_or_create(storage, SystemClock.now()).await?;
-    refuse_under_live_lease(&repository, server).await?;
-    let source = Source::connect(server).await?;
-    let newest = repository.generations(&server.name).await?.last().copied();
+    let common = server.common();
+    refuse_under_live_lease(&repository, common).await?;
+    let newest = repository.generations(&common.name).await?.last().copied();
     let next = Generation(newest.map_or(0, |generation| generation.0).saturating_add(1));
-    let archive = source.begin_generation(&repository, server, next).await?;
+    let archive = match server {
+        Server::Postgresql(server) => {
+            let source = Source::connect(server).await?;
+            source.begin_generation(&repository, common, next).await?
+        }
+        Server::Mysql(_) => anyhow::bail!("this engine is not adopted yet"),
+    };
     let record = archive.record();
     println!(
-        "{} is now generation {}: system identifier {}, PostgreSQL {}. A base backup follows as soon as the agent runs.",
-        record.name, record.generation, record.system_id, record.version
+        "{} is now generation {}: system id {}, {} {}. A base backup follows as soon as the agent runs.",
+        record.name, record.generation, record.system_id, record.engine, record.version
     );
     if let Some(older) = newest {
         println!(

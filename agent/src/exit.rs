@@ -10,7 +10,7 @@ use tidemark_repository::RepositoryError;
 use tidemark_storage::StorageError;
 use tidemark_types::{ErrorClass, ExitCode};
 
-use crate::archive::FollowError;
+use crate::archive::postgresql::FollowError;
 use crate::config::ConfigError;
 
 /// A failure that the agent itself found, with advice where there is some.

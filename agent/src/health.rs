@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::schedule::BackupKind;
     use crate::state::{BackupFacts, FailureClass, SlotFacts};
-    use tidemark_types::{ErrorClass, Lsn, parse_time};
+    use tidemark_types::{ErrorClass, LogFiles, Lsn, WalSegmentSize, parse_time};
 
     fn at(text: &str) -> Timestamp {
         parse_time(text, Timestamp(0)).unwrap()
@@ -164,6 +164,10 @@ mod tests {
         facts
     }
 
+    fn end() -> tidemark_types::Position {
+        LogFiles::Wal(WalSegmentSize::DEFAULT).lsn(Lsn(100))
+    }
+
     fn enter(facts: &mut Facts, pipeline: Pipeline, now: Timestamp) {
         facts.pipeline = pipeline;
         facts.pipeline_since = Some(now);
@@ -184,10 +188,10 @@ mod tests {
     #[test]
     fn lag_counts_from_ten_times_max_lag() {
         let mut facts = healthy();
-        facts.note_commit(Lsn(100), at(NOW).minus(Duration::from_secs(50)));
+        facts.note_commit(end(), at(NOW).minus(Duration::from_secs(50)));
         assert_eq!(kinds(&facts, NOW), [] as [&str; 0]);
         assert_eq!(kinds(&facts, "2026-11-21T12:00:01Z"), ["lag"]);
-        facts.note_durable(Lsn(100));
+        facts.note_durable(end());
         assert_eq!(kinds(&facts, "2026-11-21T12:00:01Z"), [] as [&str; 0]);
     }
 

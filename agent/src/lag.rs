@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tidemark_types::{Lsn, Timestamp};
+use tidemark_types::{Position, Timestamp};
 
 /// Commits closer together than this wait as one group: it bounds the memory, and the error of the measured lag.
 const GROUP: Duration = Duration::from_millis(20);
@@ -18,7 +18,7 @@ struct Group {
     /// Commit time of the last.
     newest: Timestamp,
     /// Where the record of the last ends.
-    end: Lsn,
+    end: Position,
 }
 
 /// Knows the oldest commit that is not durable.
@@ -28,13 +28,13 @@ struct Group {
 pub struct LagClock {
     waiting: VecDeque<Group>,
     /// Log that the server said it has and that has not arrived: it may hold commits.
-    announced: Option<(Lsn, Timestamp)>,
+    announced: Option<(Position, Timestamp)>,
     last_durable_commit: Option<Timestamp>,
 }
 
 impl LagClock {
     /// A commit, whose record ends at `end`, has arrived.
-    pub fn commit(&mut self, end: Lsn, committed: Timestamp) {
+    pub fn commit(&mut self, end: Position, committed: Timestamp) {
         let full = self.waiting.len() >= GROUPS_MAX;
         match self.waiting.back_mut() {
             Some(group) if full || committed.since(group.oldest) < GROUP => {
@@ -49,21 +49,21 @@ impl LagClock {
         }
     }
 
-    /// Bytes up to `lsn` have arrived; commits among them were told one by one.
-    pub fn received(&mut self, lsn: Lsn) {
-        self.announced = self.announced.filter(|(end, _)| lsn < *end);
+    /// Bytes up to `position` have arrived; commits among them were told one by one.
+    pub fn received(&mut self, position: Position) {
+        self.announced = self.announced.filter(|(end, _)| position < *end);
     }
 
     /// The server has log up to `end`, and `received` of it has arrived.
-    pub fn server_end(&mut self, end: Lsn, received: Lsn, now: Timestamp) {
-        if end > received && self.announced.is_none() {
+    pub fn server_end(&mut self, end: Position, received: Option<Position>, now: Timestamp) {
+        if Some(end) > received && self.announced.is_none() {
             self.announced = Some((end, now));
         }
     }
 
-    /// Everything up to `lsn` is durable.
-    pub fn durable(&mut self, lsn: Lsn) {
-        while let Some(group) = self.waiting.front().filter(|group| group.end <= lsn) {
+    /// Everything up to `position` is durable.
+    pub fn durable(&mut self, position: Position) {
+        while let Some(group) = self.waiting.front().filter(|group| group.end <= position) {
             self.last_durable_commit = self.last_durable_commit.max(Some(group.newest));
             self.waiting.pop_front();
         }
@@ -92,6 +92,11 @@ impl LagClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidemark_types::{LogFiles, Lsn, WalSegmentSize};
+
+    fn lsn(lsn: u64) -> Position {
+        LogFiles::Wal(WalSegmentSize::DEFAULT).lsn(Lsn(lsn))
+    }
 
     fn at(millis: i64) -> Timestamp {
         Timestamp(millis * 1000)
@@ -100,12 +105,12 @@ mod tests {
     #[test]
     fn lag_is_the_age_of_the_oldest_commit_until_it_is_durable() {
         let mut clock = LagClock::default();
-        clock.commit(Lsn(100), at(1000));
-        clock.commit(Lsn(200), at(3000));
+        clock.commit(lsn(100), at(1000));
+        clock.commit(lsn(200), at(3000));
         assert_eq!(clock.lag(at(4000)), Duration::from_secs(3));
-        clock.durable(Lsn(100));
+        clock.durable(lsn(100));
         assert_eq!(clock.lag(at(4000)), Duration::from_secs(1));
-        clock.durable(Lsn(250));
+        clock.durable(lsn(250));
         assert_eq!(clock.lag(at(4000)), Duration::ZERO);
         assert_eq!(clock.last_durable_commit(), Some(at(3000)));
     }
@@ -113,9 +118,9 @@ mod tests {
     #[test]
     fn a_half_durable_group_still_waits() {
         let mut clock = LagClock::default();
-        clock.commit(Lsn(100), at(1000));
-        clock.commit(Lsn(200), at(1005));
-        clock.durable(Lsn(150));
+        clock.commit(lsn(100), at(1000));
+        clock.commit(lsn(200), at(1005));
+        clock.durable(lsn(150));
         assert_eq!(clock.lag(at(2000)), Duration::from_secs(1));
         assert_eq!(clock.last_durable_commit(), None);
     }
@@ -123,10 +128,10 @@ mod tests {
     #[test]
     fn log_known_but_not_received_counts_until_it_arrives() {
         let mut clock = LagClock::default();
-        clock.server_end(Lsn(500), Lsn(100), at(1000));
-        clock.server_end(Lsn(900), Lsn(100), at(2000));
+        clock.server_end(lsn(500), Some(lsn(100)), at(1000));
+        clock.server_end(lsn(900), Some(lsn(100)), at(2000));
         assert_eq!(clock.lag(at(3000)), Duration::from_secs(2));
-        clock.received(Lsn(500));
+        clock.received(lsn(500));
         assert_eq!(clock.lag(at(3000)), Duration::ZERO);
     }
 
@@ -134,11 +139,11 @@ mod tests {
     fn a_long_outage_neither_grows_memory_nor_forgets_the_oldest() {
         let mut clock = LagClock::default();
         for commit in 0..100_000 {
-            clock.commit(Lsn(commit as u64 + 1), at(commit * 100));
+            clock.commit(lsn(commit as u64 + 1), at(commit * 100));
         }
         assert_eq!(clock.waiting.len(), GROUPS_MAX);
         assert_eq!(clock.lag(at(10_000_000)), Duration::from_secs(10_000));
-        clock.durable(Lsn(100_000));
+        clock.durable(lsn(100_000));
         assert_eq!(clock.lag(at(10_000_000)), Duration::ZERO);
     }
 }

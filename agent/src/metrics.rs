@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use tidemark_storage::MetricsSnapshot;
-use tidemark_types::Timestamp;
+use tidemark_types::{Position, Timestamp};
 
 use crate::health;
 use crate::state::{AgentState, Facts, Pipeline, ServerState};
@@ -84,26 +84,29 @@ const PLAIN: [Plain; 23] = [
         "Generation that is written to",
         |f, _| f.generation.map(|generation| f64::from(generation.0)),
     ),
-    plain("tidemark_branch", GAUGE, "Timeline that is streamed", |f, _| {
-        f.branch.map(|branch| f64::from(branch.0))
-    }),
+    plain(
+        "tidemark_branch",
+        GAUGE,
+        "Branch of the log that is streamed (PostgreSQL: timeline)",
+        |f, _| f.branch.map(|branch| f64::from(branch.0)),
+    ),
     plain(
         "tidemark_server_position_bytes",
         GAUGE,
         "How far the server's log is known to reach",
-        |f, _| f.server_end.is_valid().then_some(f.server_end.0 as f64),
+        |f, _| number_of(f.server_end),
     ),
     plain(
         "tidemark_received_position_bytes",
         GAUGE,
         "How far bytes have reached the agent",
-        |f, _| f.received.is_valid().then_some(f.received.0 as f64),
+        |f, _| number_of(f.received),
     ),
     plain(
         "tidemark_durable_position_bytes",
         GAUGE,
         "How far bytes have reached the repository",
-        |f, _| f.durable.is_valid().then_some(f.durable.0 as f64),
+        |f, _| number_of(f.durable),
     ),
     plain(
         "tidemark_lag_bytes",
@@ -375,20 +378,30 @@ impl Page {
     }
 }
 
+/// A position as a number, where it is one: in WAL.
+fn number_of(position: Option<Position>) -> Option<f64> {
+    position
+        .map(Position::lsn)
+        .filter(|lsn| lsn.is_valid())
+        .map(|lsn| lsn.0 as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemark_types::{Generation, Lsn, TimelineId};
+    use tidemark_repository::Branch;
+    use tidemark_types::{Generation, LogFiles, Lsn, WalSegmentSize};
 
     fn agent() -> AgentState {
         let server = ServerState::for_tests("shop");
+        let at = |lsn| LogFiles::Wal(WalSegmentSize::DEFAULT).lsn(Lsn(lsn));
         server.update(|facts| {
             facts.pipeline = Pipeline::Streaming;
             facts.generation = Some(Generation(1));
-            facts.restart_at(TimelineId(3), Lsn(0x100), Lsn(0x100));
-            facts.note_received(Lsn(0x300), Timestamp(0));
-            facts.note_commit(Lsn(0x300), Timestamp(4_000_000));
-            facts.note_durable(Lsn(0x200));
+            facts.restart_at(Branch(3), at(0x100), at(0x100));
+            facts.note_received(at(0x300), Timestamp(0));
+            facts.note_commit(at(0x300), Timestamp(4_000_000));
+            facts.note_durable(at(0x200));
             facts.alarms.insert("unindexed_range", "a \"bad\" CRC".to_owned());
         });
         AgentState {

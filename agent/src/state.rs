@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use tidemark_repository::Branch;
 use tidemark_storage::StorageMetrics;
-use tidemark_types::{Clock, ErrorClass, Generation, Lsn, ServerName, SystemClock, TimelineId, Timestamp};
+use tidemark_types::{Clock, ErrorClass, Generation, Position, ServerName, SystemClock, Timestamp};
 
 use crate::config::{Engine, ServerSettings};
 use crate::health::Thresholds;
@@ -179,14 +180,17 @@ pub struct Facts {
     pub pipeline_since: Option<Timestamp>,
     /// The identity it writes under.
     pub generation: Option<Generation>,
-    /// The timeline it streams.
-    pub branch: Option<TimelineId>,
+    /// The branch it streams.
+    pub branch: Option<Branch>,
     /// How far bytes have reached the agent.
-    pub received: Lsn,
+    pub received: Option<Position>,
     /// How far bytes have reached the repository.
-    pub durable: Lsn,
+    pub durable: Option<Position>,
     /// How far the server's log was known to reach.
-    pub server_end: Lsn,
+    pub server_end: Option<Position>,
+    /// Bytes of whole log files that lie between `durable` and `server_end`, where positions do not tell (binlogs).
+    #[serde(skip)]
+    pub files_behind: u64,
     /// When something was last heard from the server.
     pub last_contact: Option<Timestamp>,
     /// Which commits wait, and since when.
@@ -209,7 +213,11 @@ pub struct Facts {
 impl Facts {
     /// Bytes of log that exist and are not durable.
     pub fn lag_bytes(&self) -> u64 {
-        self.server_end.max(self.received).bytes_since(self.durable)
+        let end = self.server_end.max(self.received);
+        let bytes = end
+            .zip(self.durable)
+            .map_or(0, |(end, durable)| end.bytes_since(durable));
+        bytes.saturating_add(self.files_behind)
     }
 
     /// How long the oldest commit that is not durable has waited, as far as the agent knows of it.
@@ -222,41 +230,41 @@ impl Facts {
         self.lag.last_durable_commit()
     }
 
-    /// Bytes up to `lsn` have reached the agent.
-    pub fn note_received(&mut self, lsn: Lsn, now: Timestamp) {
-        self.received = lsn;
+    /// Bytes up to `position` have reached the agent.
+    pub fn note_received(&mut self, position: Position, now: Timestamp) {
+        self.received = Some(position);
         self.last_contact = Some(now);
-        self.lag.received(lsn);
+        self.lag.received(position);
     }
 
     /// A commit whose record ends at `end` has reached the agent. Call in log order.
-    pub fn note_commit(&mut self, end: Lsn, committed: Timestamp) {
+    pub fn note_commit(&mut self, end: Position, committed: Timestamp) {
         self.lag.commit(end, committed);
     }
 
-    /// The server's log reaches to `lsn`, as it said itself.
-    pub fn note_server_end(&mut self, lsn: Lsn, now: Timestamp) {
-        self.note_server_log(lsn, lsn, now);
+    /// The server's log reaches to `end`, as it said itself.
+    pub fn note_server_end(&mut self, end: Position, now: Timestamp) {
+        self.note_server_log(end, end, now);
     }
 
     /// The server's log reaches to `end`, as it said itself, and commits lie before `commits` only.
-    pub fn note_server_log(&mut self, commits: Lsn, end: Lsn, now: Timestamp) {
-        self.server_end = end;
+    pub fn note_server_log(&mut self, commits: Position, end: Position, now: Timestamp) {
+        self.server_end = Some(end);
         self.last_contact = Some(now);
         self.lag.server_end(commits, self.received, now);
     }
 
-    /// Everything up to `lsn` is durable.
-    pub fn note_durable(&mut self, lsn: Lsn) {
-        self.durable = lsn;
-        self.lag.durable(lsn);
+    /// Everything up to `position` is durable.
+    pub fn note_durable(&mut self, position: Position) {
+        self.durable = Some(position);
+        self.lag.durable(position);
     }
 
-    /// The stream begins anew at `lsn` (a restart, a switch of branch, a gap): what waited before is forgotten.
-    pub fn restart_at(&mut self, branch: TimelineId, lsn: Lsn, durable: Lsn) {
+    /// The stream begins anew at `begin` (a restart, a switch of branch, a gap): what waited before is forgotten.
+    pub fn restart_at(&mut self, branch: Branch, begin: Position, durable: Position) {
         self.branch = Some(branch);
-        self.received = lsn;
-        self.durable = durable;
+        self.received = Some(begin);
+        self.durable = Some(durable);
         self.lag.restart();
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::archive::{Causes, LogTask};
 use crate::base::BackupTask;
-use crate::config::{RepositorySettings, ServerSettings, Settings};
+use crate::config::{RepositorySettings, Server, Settings};
 use crate::state::{AgentState, FailureClass, Pipeline, ServerState};
 
 /// Pause between attempts to open a repository that cannot be reached.
@@ -30,8 +30,11 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// What makes even starting pointless: an HTTP address that cannot be bound, a repository that cannot be used.
 pub async fn run(settings: Settings, take_over: bool) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
-    let servers: Vec<Arc<ServerSettings>> = settings.servers.into_iter().map(Arc::new).collect();
-    let states: Vec<Arc<ServerState>> = servers.iter().map(|server| ServerState::new(server)).collect();
+    let servers = settings.servers;
+    let states: Vec<Arc<ServerState>> = servers
+        .iter()
+        .map(|server| ServerState::new(server.common()))
+        .collect();
     let mut tasks: JoinSet<()> = JoinSet::new();
     let options = settings.repository.storage_options();
     if let Some(http) = &settings.http {
@@ -82,7 +85,7 @@ fn serve(api: Api, agent: AgentState, tasks: &mut JoinSet<()>, cancel: Cancellat
 
 /// Starts what one server needs.
 fn protect(
-    settings: Arc<ServerSettings>,
+    server: Server,
     state: Arc<ServerState>,
     repository: &Repository,
     take_over: bool,
@@ -90,17 +93,17 @@ fn protect(
     cancel: &CancellationToken,
 ) {
     use tracing::Instrument;
-    let span = tracing::info_span!("server", name = %settings.name);
+    let span = tracing::info_span!("server", name = %server.common().name);
     let (due, hold) = (Arc::new(Notify::new()), watch::Sender::new(false));
     let backups = BackupTask {
-        settings: Arc::clone(&settings),
+        server: server.clone(),
         repository: repository.clone(),
         state: Arc::clone(&state),
         due: Arc::clone(&due),
         hold: hold.clone(),
     };
     let log = LogTask {
-        settings,
+        server,
         repository: repository.clone(),
         state,
         take_over,

@@ -3,19 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_postgres::SqlClient;
 use tidemark_repository::lease::{
     Claim, Covered, Lease, StoredLease, claim, is_lost, read_lease, write_lease,
 };
-use tidemark_repository::{Archive, RepositoryError};
-use tidemark_types::{
-    Clock, ErrorClass, Generation, Lsn, SegmentName, SystemClock, TimelineHistory, TimelineId, Timestamp,
-    WalSegmentSize,
-};
+use tidemark_repository::{Archive, Branch, RepositoryError};
+use tidemark_types::{Clock, ErrorClass, Generation, Position, SystemClock, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::lsn_map::{branch_of, lsn_of, position_of, timeline_of};
 use super::shipper::Causes;
 use crate::base::host;
 use crate::config::ServerSettings;
@@ -29,9 +24,14 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// A commit's time is taken before its record is written, and sent later still: what the server's clock said less
 /// this much is covered by what it had written then.
 const COVER_MARGIN: Duration = Duration::from_secs(10);
-/// Lengths of page headers: where the server points past the header of a page that is not begun.
-const PAGE_HEADERS: [u64; 2] = [24, 40];
-const PAGE_LEN: u64 = 8192;
+/// A server that can be asked for its clock and the end of its log.
+pub trait Marks: Sync {
+    /// Asks. `None` on a replica, whose clock says nothing about the source's commits.
+    ///
+    /// # Errors
+    /// What the server says.
+    fn mark(&self) -> impl Future<Output = anyhow::Result<Option<Mark>>> + Send;
+}
 
 /// The holder of one server's lease.
 pub struct LeaseKeeper {
@@ -45,41 +45,12 @@ pub struct LeaseKeeper {
 /// before that end.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
-    time: Timestamp,
-    timeline: TimelineId,
-    end: Lsn,
-}
-
-/// Asks a server for its clock and the end of its log; `None` on a standby, whose clock says nothing about the
-/// primary's commits.
-///
-/// # Errors
-/// What the server says.
-pub async fn mark(sql: &SqlClient, size: WalSegmentSize) -> anyhow::Result<Option<Mark>> {
-    // PostgreSQL evaluates the columns of a select list in their order.
-    let statement = "select (extract(epoch from clock_timestamp()) * 1000000)::int8, \
-                     case when pg_is_in_recovery() then null else pg_current_wal_insert_lsn()::text end, \
-                     case when pg_is_in_recovery() then null else pg_walfile_name(pg_current_wal_insert_lsn()) end";
-    let row = sql
-        .query_one("read the server's clock and WAL position", statement, &[])
-        .await?;
-    let (end, segment): (Option<String>, Option<String>) = (row.get(1), row.get(2));
-    let (Some(end), Some(segment)) = (end, segment) else {
-        return Ok(None);
-    };
-    let end: Lsn = end.parse()?;
-    let timeline = SegmentName::parse(&segment, size)?.timeline;
-    let in_page = end.0 % PAGE_LEN;
-    let end = if PAGE_HEADERS.contains(&in_page) {
-        end.align_down(PAGE_LEN)
-    } else {
-        end
-    };
-    Ok(Some(Mark {
-        time: Timestamp(row.get(0)),
-        timeline,
-        end,
-    }))
+    /// The clock.
+    pub time: Timestamp,
+    /// The branch of `end`.
+    pub branch: Branch,
+    /// The end of the log.
+    pub end: Position,
 }
 
 /// Who this process is; the rest of a lease is filled in when it is taken.
@@ -95,15 +66,6 @@ pub fn identity(writer: &str, generation: Generation) -> Lease {
         released: false,
         covered: None,
     }
-}
-
-/// Whether a log on `history` descends from what the holder has covered: then the holder's server was left behind by
-/// a promotion.
-pub fn descends(history: &TimelineHistory, found: &Lease, size: WalSegmentSize) -> bool {
-    found.covered.is_some_and(|covered| {
-        let timeline = timeline_of(covered.branch);
-        history.timeline > timeline && history.contains(timeline, lsn_of(covered.position, size))
-    })
 }
 
 impl LeaseKeeper {
@@ -158,20 +120,20 @@ impl LeaseKeeper {
         }
     }
 
-    /// Rewrites the lease every heartbeat, until somebody else's is found.
+    /// Rewrites the lease every heartbeat, until somebody else's is found. `server` is asked for its clock.
     ///
     /// # Errors
-    /// `Conflict` when another agent took over; never returns otherwise. May be dropped.
-    pub async fn keep(&mut self, sql: &SqlClient, size: WalSegmentSize) -> anyhow::Result<()> {
+    /// `Conflict` when another agent took over; what the server says; never returns otherwise. May be dropped.
+    pub async fn keep(&mut self, server: &impl Marks) -> anyhow::Result<()> {
         let mut next = Instant::now() + self.settings.heartbeat.min(RETRY_PAUSE);
         loop {
             sleep_until(next).await;
-            let mark = mark(sql, size).await?;
+            let mark = server.mark().await?;
             let deadline = Instant::now() + self.settings.heartbeat / 2;
             while mark.is_some_and(|mark| !self.is_durable(mark)) && Instant::now() < deadline {
                 sleep(Duration::from_millis(200)).await;
             }
-            next = match self.beat(mark, size, false).await {
+            next = match self.beat(mark, false).await {
                 Ok(()) => Instant::now() + self.settings.heartbeat,
                 Err(error) if error.class() == ErrorClass::Transient => {
                     tracing::warn!(error = %Causes(&error), "the lease could not be rewritten; trying again");
@@ -186,21 +148,17 @@ impl LeaseKeeper {
         self.durable_past(mark).is_some()
     }
 
-    /// How far the log of the mark's timeline is durable, when that is past the mark. What is being stored may be of
-    /// another timeline, left long ago, and its positions say nothing.
-    fn durable_past(&self, mark: Mark) -> Option<Lsn> {
+    /// How far the log of the mark's branch is durable, when that is past the mark. What is being stored may be of
+    /// another branch, left long ago, and its positions say nothing.
+    fn durable_past(&self, mark: Mark) -> Option<Position> {
         self.state.update(|facts| {
-            let is_past = facts.branch == Some(mark.timeline) && facts.durable >= mark.end;
-            is_past.then_some(facts.durable)
+            facts
+                .durable
+                .filter(|durable| facts.branch == Some(mark.branch) && *durable >= mark.end)
         })
     }
 
-    async fn beat(
-        &mut self,
-        mark: Option<Mark>,
-        size: WalSegmentSize,
-        released: bool,
-    ) -> Result<(), RepositoryError> {
+    async fn beat(&mut self, mark: Option<Mark>, released: bool) -> Result<(), RepositoryError> {
         let storage = &**self.archive.storage();
         let found = read_lease(storage, &self.settings.name).await?;
         if is_lost(&self.lease, found.as_ref().map(|found| &found.lease)) {
@@ -213,8 +171,8 @@ impl LeaseKeeper {
         {
             self.lease.covered = Some(Covered {
                 time: mark.time.minus(COVER_MARGIN),
-                branch: branch_of(mark.timeline),
-                position: position_of(durable, size),
+                branch: mark.branch,
+                position: durable.at,
             });
         }
         write_lease(storage, &self.settings.name, &self.lease, found.as_ref()).await
@@ -231,8 +189,8 @@ impl LeaseKeeper {
     }
 
     /// Gives the lease back, so that another agent need not wait. `mark` was made before the last log was stored.
-    pub async fn release(mut self, mark: Option<Mark>, size: WalSegmentSize) {
-        if let Err(error) = self.beat(mark, size, true).await {
+    pub async fn release(mut self, mark: Option<Mark>) {
+        if let Err(error) = self.beat(mark, true).await {
             tracing::warn!(error = %Causes(&error), "the lease could not be given back; the next agent may have to wait");
         }
     }
@@ -242,15 +200,17 @@ impl LeaseKeeper {
 mod tests {
     use super::*;
     use tidemark_storage::MemoryStorage;
+    use tidemark_types::{LogFiles, Lsn, WalSegmentSize};
 
     #[tokio::test]
-    async fn positions_of_another_timeline_than_the_servers_cover_nothing() {
+    async fn positions_of_another_branch_than_the_servers_cover_nothing() {
         let size = WalSegmentSize::DEFAULT;
+        let at = |lsn| LogFiles::Wal(size).lsn(Lsn(lsn));
         let (_, archive) = crate::testing::shop(MemoryStorage::new(), size.bytes()).await;
         let state = ServerState::for_tests("shop");
         let mut keeper = LeaseKeeper::take(
             archive,
-            crate::config::server_for_tests("shop"),
+            Arc::clone(crate::config::server_for_tests("shop").common()),
             Arc::clone(&state),
             identity("me", Generation(1)),
             |_| false,
@@ -261,19 +221,16 @@ mod tests {
         // The old primary went past the fork before it died; the new one has not come as far.
         let mark = Mark {
             time: Timestamp(60_000_000),
-            timeline: TimelineId(2),
-            end: Lsn(0x700_0100),
+            branch: Branch(2),
+            end: at(0x700_0100),
         };
-        state.update(|facts| facts.restart_at(TimelineId(1), Lsn(0x900_0000), Lsn(0x900_0000)));
-        keeper.beat(Some(mark), size, false).await.unwrap();
+        state.update(|facts| facts.restart_at(Branch(1), at(0x900_0000), at(0x900_0000)));
+        keeper.beat(Some(mark), false).await.unwrap();
         assert_eq!(keeper.lease.covered, None);
-        state.update(|facts| facts.restart_at(TimelineId(2), Lsn(0x800_0000), Lsn(0x800_0000)));
-        keeper.beat(Some(mark), size, false).await.unwrap();
+        state.update(|facts| facts.restart_at(Branch(2), at(0x800_0000), at(0x800_0000)));
+        keeper.beat(Some(mark), false).await.unwrap();
         let covered = keeper.lease.covered.unwrap();
-        assert_eq!(
-            (covered.branch, covered.time),
-            (branch_of(TimelineId(2)), Timestamp(50_000_000))
-        );
-        assert_eq!(covered.position, position_of(Lsn(0x800_0000), size));
+        assert_eq!((covered.branch, covered.time), (Branch(2), Timestamp(50_000_000)));
+        assert_eq!(covered.position, at(0x800_0000).at);
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tidemark_repository::log::{Diverged, Resume, SliceAssembler, SliceDraft, SliceFlags};
 use tidemark_repository::{Archive, Branch, LogPosition, RepositoryError, SealedSlice};
-use tidemark_types::{ErrorClass, Lsn, Timestamp};
+use tidemark_types::{ErrorClass, Timestamp};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -42,7 +42,7 @@ struct Pending {
     id: u64,
     end: LogPosition,
     /// End of the last whole record before `end`.
-    whole: Lsn,
+    whole: LogPosition,
     finished: bool,
 }
 
@@ -69,9 +69,9 @@ pub struct Shipper {
     grains: Vec<u64>,
     next_id: u64,
     durable: LogPosition,
-    durable_whole: Lsn,
+    durable_whole: LogPosition,
     /// End of the last whole record received.
-    whole: Lsn,
+    whole: LogPosition,
     /// When the oldest bytes that no slice has taken came, and whether there is a commit among them.
     waiting_since: Option<Instant>,
     commit_since: Option<Instant>,
@@ -83,7 +83,7 @@ impl Shipper {
         archive: Archive,
         branch: Branch,
         resume: Resume,
-        whole: Lsn,
+        whole: LogPosition,
         cadence: Cadence,
         state: Arc<ServerState>,
     ) -> Shipper {
@@ -118,7 +118,7 @@ impl Shipper {
     }
 
     /// The end of the last whole record that is durable with all before it: what a server may be told.
-    pub fn durable_whole(&self) -> Lsn {
+    pub fn durable_whole(&self) -> LogPosition {
         self.durable_whole
     }
 
@@ -167,7 +167,7 @@ impl Shipper {
     }
 
     /// The last whole record received ends here.
-    pub fn note_whole(&mut self, whole: Lsn) {
+    pub fn note_whole(&mut self, whole: LogPosition) {
         self.whole = self.whole.max(whole);
     }
 
@@ -189,13 +189,13 @@ impl Shipper {
         self.writes.len() < WRITES_MAX
     }
 
-    /// Cuts what was received into a slice and begins to write it. `received` is the LSN where it ends; `ends_file`
-    /// says that the log file is complete. Does nothing when there is nothing new, except to begin the next file.
-    pub fn cut(&mut self, received: Lsn, ends_file: bool) {
+    /// Cuts what was received into a slice and begins to write it. The last whole record ends `back` bytes before;
+    /// `ends_file` says that the log file is complete. Does nothing when there is nothing new, except to end the file.
+    pub fn cut(&mut self, back: u64, ends_file: bool) {
         self.waiting_since = None;
         self.commit_since = None;
-        let whole = self.whole.min(received);
-        let drafts = self.assembler.cut(received.bytes_since(whole), ends_file);
+        let whole = self.whole.min(self.assembler.position());
+        let drafts = self.assembler.cut(back, ends_file);
         let count = drafts.len();
         for (index, draft) in drafts.into_iter().enumerate() {
             let id = self.next_id;

@@ -41,7 +41,10 @@ fn spool_directory(args: &ArchiveWalArgs) -> anyhow::Result<PathBuf> {
     };
     let settings = config::load(file)?.settings;
     let server = settings.server(name)?;
-    server.archive_spool.clone().ok_or_else(|| {
+    let spool = server
+        .postgresql()
+        .and_then(|server| server.archive_spool.clone());
+    spool.ok_or_else(|| {
         Failure::new(ErrorClass::Config, format!("server {name} has no archive_spool"))
             .hint(format!(
                 "set archive_spool for it in {}, or call with --spool DIR",

@@ -8,11 +8,11 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tidemark_postgres::wal::{ChangedBlocks, WalDecoder};
 use tidemark_repository::log::{GRAIN_LEN, LogReader, LogVerifier, Run, SliceKey, coverage};
 use tidemark_repository::{Archive, StoredSlice};
-use tidemark_types::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
+use tidemark_types::{LogFiles, Lsn, TimelineHistory, TimelineId, WalSegmentSize};
 use tokio_util::sync::CancellationToken;
 
 use super::durable::{self, LogWriter, Stretch};
-use crate::archive::lsn_map::{branch_of, lsn_of, position_of};
+use crate::archive::postgresql::lsn_map::{branch_of, lsn_of, position_of};
 
 /// Requests under way at once.
 const REQUESTS: usize = 8;
@@ -49,16 +49,13 @@ pub async fn gather(
     let mut changed = ChangedBlocks::default();
     for piece in pieces(&history, between)? {
         if piece.timeline == between.to.0 {
-            durable::wait(
-                archive,
-                log,
-                Stretch {
-                    end: log_end(piece.end, size),
-                    ..piece
-                },
-                cancel,
-            )
-            .await?;
+            let files = LogFiles::Wal(size);
+            let stretch = Stretch {
+                branch: branch_of(piece.timeline),
+                begin: files.lsn(piece.begin),
+                end: files.lsn(log_end(piece.end, size)),
+            };
+            durable::wait(archive, log, stretch, cancel).await?;
         }
         let mut slices = archive
             .slices(branch_of(piece.timeline), position_of(piece.begin, size).file)
@@ -118,9 +115,18 @@ async fn history(archive: &Archive, timeline: TimelineId) -> anyhow::Result<Time
     Ok(TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text))?)
 }
 
+/// The log from `begin` to `end` of a timeline.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    timeline: TimelineId,
+    begin: Lsn,
+    end: Lsn,
+    segment_size: WalSegmentSize,
+}
+
 /// The stretches of log from one backup to the other, one for each timeline on the way. A timeline is stored from the
 /// start of the segment that holds its fork; the parent's bytes of that segment, up to the fork, belong to the parent.
-fn pieces(history: &TimelineHistory, between: Between) -> anyhow::Result<Vec<Stretch>> {
+fn pieces(history: &TimelineHistory, between: Between) -> anyhow::Result<Vec<Piece>> {
     let Between {
         from,
         to,
@@ -143,7 +149,7 @@ fn pieces(history: &TimelineHistory, between: Between) -> anyhow::Result<Vec<Str
             continue;
         }
         let end = end.min(to.1);
-        pieces.push(Stretch {
+        pieces.push(Piece {
             timeline,
             begin,
             end,
@@ -157,7 +163,7 @@ fn pieces(history: &TimelineHistory, between: Between) -> anyhow::Result<Vec<Str
 /// Reads one piece.
 struct Reading<'a> {
     archive: &'a Archive,
-    piece: Stretch,
+    piece: Piece,
     run: Run,
 }
 

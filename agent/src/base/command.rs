@@ -15,7 +15,7 @@ use super::durable::LogWriter;
 use super::history::Stored;
 use super::host;
 use super::progress::Progress;
-use super::take::{Job, Taken, describe_damage, take};
+use super::take::{Job, Taken, describe_damage, take, wal_server};
 use crate::cli::BackupArgs;
 use crate::config::{ServerSettings, Settings};
 use crate::exit::Failure;
@@ -36,17 +36,17 @@ pub async fn command(settings: &Settings, args: &BackupArgs) -> anyhow::Result<(
     let server = settings.server(&args.server)?;
     let storage = open_storage(&settings.repository, &settings.repository.storage_options()).await?;
     let repository = Repository::open(storage).await?;
-    let archive = find(&repository, server).await?;
+    let archive = find(&repository, server.common()).await?;
     let now = SystemClock.now();
     withdraw_dead(&archive.base(), now, host::is_gone).await?;
     let history = Stored::list(&archive).await?.history();
     let job = Job {
-        settings: Arc::new(server.clone()),
+        settings: wal_server(server)?,
         archive,
         kind: if args.full {
             BackupKind::Full
         } else {
-            kind_due(server.base_backup.full_every, &history, now)
+            kind_due(server.common().base_backup.full_every, &history, now)
         },
         log: LogWriter::Elsewhere,
         progress: Arc::default(),

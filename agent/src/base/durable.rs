@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_repository::Archive;
 use tidemark_repository::lease::{STALE_AFTER, read_lease};
 use tidemark_repository::log::coverage;
-use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, WalSegmentSize};
+use tidemark_repository::{Archive, Branch};
+use tidemark_types::{Clock, ErrorClass, Position, SystemClock};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::lanes::cancelled;
-use crate::archive::lsn_map::{branch_of, lsn_of, position_of};
 use crate::exit::Failure;
 use crate::state::ServerState;
 
@@ -32,17 +31,15 @@ pub enum LogWriter {
     Elsewhere,
 }
 
-/// The log from `begin` to `end` of a timeline.
+/// The log from `begin` to `end` of a branch.
 #[derive(Debug, Clone, Copy)]
 pub struct Stretch {
-    /// The timeline.
-    pub timeline: TimelineId,
+    /// The branch.
+    pub branch: Branch,
     /// Where the log is needed from.
-    pub begin: Lsn,
+    pub begin: Position,
     /// Up to where.
-    pub end: Lsn,
-    /// The server's segment size.
-    pub segment_size: WalSegmentSize,
+    pub end: Position,
 }
 
 /// Fails unless the log of the server is being stored.
@@ -77,15 +74,15 @@ pub async fn wait(
     stretch: Stretch,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut reached = Lsn::INVALID;
+    let mut reached = None;
     let mut moved = Instant::now();
     let mut pause = LOOK_EVERY;
     loop {
         let now = match log {
-            LogWriter::Here(state) => durable_here(state, stretch.timeline),
+            LogWriter::Here(state) => durable_here(state, stretch.branch),
             LogWriter::Elsewhere => stored_to(archive, stretch).await?,
         };
-        if now >= stretch.end {
+        if now >= Some(stretch.end) {
             break;
         }
         if now > reached {
@@ -104,46 +101,39 @@ pub async fn wait(
         }
     }
     match stored_to(archive, stretch).await? {
-        reached if reached >= stretch.end => Ok(()),
+        reached if reached >= Some(stretch.end) => Ok(()),
         reached => Err(stuck(stretch, reached)),
     }
 }
 
-fn durable_here(state: &ServerState, timeline: TimelineId) -> Lsn {
-    state.update(|facts| {
-        if facts.branch == Some(timeline) {
-            facts.durable
-        } else {
-            Lsn::INVALID
-        }
-    })
+fn durable_here(state: &ServerState, branch: Branch) -> Option<Position> {
+    state.update(|facts| facts.durable.filter(|_| facts.branch == Some(branch)))
 }
 
 /// How far the log is stored from the stretch's begin on without a hole.
-async fn stored_to(archive: &Archive, stretch: Stretch) -> anyhow::Result<Lsn> {
-    let size = stretch.segment_size;
-    let begin = position_of(stretch.begin, size);
-    let mut slices = archive.slices(branch_of(stretch.timeline), begin.file).await?;
+async fn stored_to(archive: &Archive, stretch: Stretch) -> anyhow::Result<Option<Position>> {
+    let begin = stretch.begin.at;
+    let mut slices = archive.slices(stretch.branch, begin.file).await?;
     let runs = tokio::task::spawn_blocking(move || coverage(&mut slices)).await?;
     let end = runs
         .iter()
         .filter(|run| run.contains(begin))
         .map(|run| run.end.position)
         .max();
-    Ok(end.map_or(Lsn::INVALID, |end| lsn_of(end, size)))
+    Ok(end.map(|end| stretch.begin.files.position(end)))
 }
 
-fn stuck(stretch: Stretch, reached: Lsn) -> anyhow::Error {
-    let message = if reached < stretch.begin {
-        format!(
-            "the repository lacks the log of timeline {} at {}, where the base backup begins",
-            stretch.timeline, stretch.begin
-        )
-    } else {
-        format!(
-            "the log of timeline {} is stored up to {reached}, and the base backup needs it up to {}",
-            stretch.timeline, stretch.end
-        )
+fn stuck(stretch: Stretch, reached: Option<Position>) -> anyhow::Error {
+    let branch = stretch.branch;
+    let message = match reached.filter(|reached| *reached >= stretch.begin) {
+        None => format!(
+            "the repository lacks the log of branch {branch} at {}, where the base backup begins",
+            stretch.begin
+        ),
+        Some(reached) => format!(
+            "the log of branch {branch} is stored up to {reached}, and the base backup needs it up to {}",
+            stretch.end
+        ),
     };
     Failure::new(ErrorClass::Transient, message)
         .hint("see what keeps the agent from storing the log; the base backup is taken again")

@@ -4,7 +4,7 @@ use tidemark_repository::base::{BackupHeader, BackupKind as StoredKind};
 use tidemark_repository::{Archive, GapRecord};
 use tidemark_types::Timestamp;
 
-use crate::archive::source::{backups, is_open};
+use crate::archive::{backups, is_open};
 use crate::schedule::{BackupHistory, BackupKind};
 use crate::state::BackupFacts;
 

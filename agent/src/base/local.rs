@@ -24,7 +24,7 @@ use super::parent::Parent;
 use super::plan::Planner;
 use super::take::Job;
 use super::worker::Quiet;
-use crate::archive::source::adopt_hint;
+use crate::archive::adopt_hint;
 use crate::exit::{Failure, one_line};
 
 /// What came of reading a cluster.
@@ -121,8 +121,8 @@ pub async fn copy_cluster(
 
 fn options(job: &Job, parent: Option<&Parent>, begun: &BackupStart, control: &ControlFile) -> CopyOptions {
     CopyOptions {
-        jobs: job.settings.base_backup.jobs,
-        level: job.settings.base_backup.level,
+        jobs: job.settings.server.base_backup.jobs,
+        level: job.settings.server.base_backup.level,
         hash_key: job.archive.base().hash_key(),
         pages_per_segment: control.pages_per_segment,
         verify: control.has_data_checksums(),
@@ -212,7 +212,7 @@ async fn store_last(
 /// # Errors
 /// `Conflict`.
 pub fn check_identity(job: &Job, system_id: u64) -> anyhow::Result<()> {
-    let (name, stored) = (&job.settings.name, &job.archive.record().system_id);
+    let (name, stored) = (&job.settings.server.name, &job.archive.record().system_id);
     if *stored == system_id.to_string() {
         return Ok(());
     }
@@ -220,7 +220,7 @@ pub fn check_identity(job: &Job, system_id: u64) -> anyhow::Result<()> {
         "the archive of {name} belongs to the cluster with system identifier {stored}, and the server is {system_id}"
     );
     Err(Failure::new(ErrorClass::Conflict, message)
-        .hint(adopt_hint(&job.settings))
+        .hint(adopt_hint(&job.settings.server))
         .into())
 }
 

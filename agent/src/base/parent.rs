@@ -9,7 +9,7 @@ use tidemark_repository::base::{BackupReader, EntryKind, FileEntry};
 use tidemark_repository::{Archive, RepositoryError};
 use tidemark_types::{Lsn, TimelineId};
 
-use crate::archive::source::backups;
+use crate::archive::backups;
 
 /// A base backup whose maps can be laid over.
 #[derive(Debug, Clone)]

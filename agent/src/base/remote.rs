@@ -81,10 +81,10 @@ pub async fn receive_cluster(
     let tablespaces = announced_tablespaces(job, &stream);
     add_links(&tablespaces, writer);
 
-    let level = job.settings.base_backup.level;
+    let level = job.settings.server.base_backup.level;
     let hash_key = job.archive.base().hash_key();
     let mut encoders = Vec::new();
-    let mut lanes = Lanes::start(job.settings.base_backup.jobs, writer, |outlet, _| {
+    let mut lanes = Lanes::start(job.settings.server.base_backup.jobs, writer, |outlet, _| {
         let (buffers, waiting) = mpsc::channel(BUFFERS_WAITING);
         encoders.push(buffers);
         let encoder = FrameEncoder::new(hash_key, level)?;

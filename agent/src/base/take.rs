@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidemark_repository::Archive;
 use tidemark_repository::base::{BackupFacts, BackupHeader, BackupWriter, LogPosition};
-use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp, WalSegmentSize};
+use tidemark_types::{Clock, ErrorClass, LogFiles, Lsn, SystemClock, TimelineId, Timestamp, WalSegmentSize};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -17,8 +17,8 @@ use super::local::{Copied, copy_cluster, read_control};
 use super::parent::Parent;
 use super::progress::Progress;
 use super::remote::{Checking, has_bad_pages, receive_cluster};
-use crate::archive::lsn_map::position_of;
-use crate::config::ServerSettings;
+use crate::archive::postgresql::lsn_map::{branch_of, position_of};
+use crate::config::{PostgresqlSettings, Server};
 use crate::exit::{Failure, class_of, one_line};
 use crate::schedule::BackupKind;
 
@@ -28,7 +28,7 @@ const ABANDON_MAX: Duration = Duration::from_secs(5);
 /// A base backup to be taken.
 pub struct Job {
     /// The server.
-    pub settings: Arc<ServerSettings>,
+    pub settings: Arc<PostgresqlSettings>,
     /// Where it goes.
     pub archive: Archive,
     /// Full, or incremental if a parent serves.
@@ -50,6 +50,17 @@ pub struct Taken {
     pub bad_pages: u64,
     /// Why it is full although an incremental one was due: the parent, or what the log says, is damaged.
     pub distrusted: Option<String>,
+}
+
+/// The settings of a PostgreSQL server.
+///
+/// # Errors
+/// When it is none.
+pub fn wal_server(server: &Server) -> anyhow::Result<Arc<PostgresqlSettings>> {
+    server
+        .postgresql()
+        .cloned()
+        .ok_or_else(|| anyhow::anyhow!("base backups of this engine are not taken yet"))
 }
 
 /// Says what is wrong with the pages of a backup.
@@ -97,7 +108,7 @@ async fn parent(job: &Job) -> anyhow::Result<Option<Parent>> {
         return Ok(None);
     }
     let parent = Parent::newest(&job.archive).await?;
-    match (parent, &job.settings.data_directory) {
+    match (parent, &job.settings.server.data_directory) {
         (Some(parent), Some(directory)) => {
             let (control, _) = read_control(directory.clone()).await?;
             Ok(parent.fits(&control).then_some(parent))
@@ -145,7 +156,7 @@ async fn write(
     let size = segment_size(&job.archive)?;
     let position = |lsn: Lsn| log_position(copied.begin.0, lsn, size);
     let facts = BackupFacts {
-        engine: job.settings.engine.label().to_owned(),
+        engine: job.settings.server.engine.label().to_owned(),
         server_version: copied.server_version,
         begin: position(copied.begin.1),
         end: position(copied.end),
@@ -169,15 +180,15 @@ async fn copy_and_wait(
     writer: &mut BackupWriter,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Copied> {
-    let copied = match &job.settings.data_directory {
+    let copied = match &job.settings.server.data_directory {
         Some(directory) => copy_cluster(job, directory, parent, writer, cancel).await?,
         None => receive_cluster(job, parent, checking, writer, cancel).await?,
     };
+    let files = LogFiles::Wal(segment_size(&job.archive)?);
     let stretch = Stretch {
-        timeline: copied.begin.0,
-        begin: copied.begin.1,
-        end: copied.end,
-        segment_size: segment_size(&job.archive)?,
+        branch: branch_of(copied.begin.0),
+        begin: files.lsn(copied.begin.1),
+        end: files.lsn(copied.end),
     };
     durable::wait(&job.archive, &job.log, stretch, cancel).await?;
     if cancel.is_cancelled() {

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::durable::LogWriter;
 use super::history::{Stored, shown};
 use super::host;
-use super::take::{Job, Taken, describe_damage, take};
-use crate::config::ServerSettings;
+use super::take::{Job, Taken, describe_damage, take, wal_server};
+use crate::config::Server;
 use crate::exit::{class_of, one_line};
 use crate::schedule::{BackupHistory, BackupKind, Cause, Decision, decide};
 use crate::state::{Pipeline, ServerState};
@@ -27,7 +27,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(30);
 /// What the task of one server's base backups works with.
 pub struct BackupTask {
     /// The server.
-    pub settings: Arc<ServerSettings>,
+    pub server: Server,
     /// Where its base backups go.
     pub repository: Repository,
     /// What its log is at, and where progress is told.
@@ -101,7 +101,7 @@ impl BackupTask {
         match generation.filter(|_| is_streaming) {
             Some(generation) => Ok(Some(
                 self.repository
-                    .archive(&self.settings.name, Some(generation))
+                    .archive(&self.server.common().name, Some(generation))
                     .await?,
             )),
             None => Ok(None),
@@ -141,7 +141,7 @@ impl BackupTask {
             failures_in_a_row: memory.failures_in_a_row,
             ..memory.history.unwrap_or_default()
         };
-        let settings = &self.settings.base_backup;
+        let settings = &self.server.common().base_backup;
         decide(
             &settings.schedule,
             settings.full_every,
@@ -189,7 +189,7 @@ impl BackupTask {
             tracing::warn!(backup = %dead.backup, "a base backup died here; what it stored is removed by upkeep");
         }
         let job = Job {
-            settings: Arc::clone(&self.settings),
+            settings: wal_server(&self.server)?,
             archive: archive.clone(),
             kind,
             log: LogWriter::Here(Arc::clone(&self.state)),
@@ -272,11 +272,11 @@ mod tests {
 
     /// The task of a server with one base backup.
     async fn task(storage: &FaultyStorage) -> (BackupTask, Archive, Taken) {
-        let settings = crate::config::server_for_tests("shop");
+        let server = crate::config::server_for_tests("shop");
         let (repository, archive) = crate::testing::shop(storage.clone(), 1 << 24).await;
         let taken = back_up(&archive).await;
         let task = BackupTask {
-            settings,
+            server,
             repository,
             state: ServerState::for_tests("shop"),
             due: Arc::default(),

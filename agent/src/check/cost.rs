@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_storage::StorageUrl;
 
 use super::finding::Finding;
-use crate::config::{RepositorySettings, ServerSettings};
+use crate::config::{RepositorySettings, Server};
 
 /// AWS, us-east-1, 2026: 0.005 USD for a thousand writes.
 const USD_PER_WRITE: f64 = 0.005 / 1000.0;
@@ -16,10 +16,15 @@ const MERGING: f64 = 1.0 + 1.0 / 64.0 + 1.0 / 4096.0;
 const SYNCHRONOUS_WRITES_PER_SECOND: f64 = 20.0;
 
 /// What the server's writes cost at worst, when it commits all the time; nothing for a directory.
-pub fn estimate(repository: &RepositorySettings, server: &ServerSettings) -> Option<Finding> {
+pub fn estimate(repository: &RepositorySettings, server: &Server) -> Option<Finding> {
+    let at_once = match server {
+        Server::Postgresql(settings) => settings.synchronous,
+        Server::Mysql(settings) => settings.semi_sync,
+    };
+    let server = server.common();
     matches!(repository.url, StorageUrl::S3 { .. }).then(|| {
-        let (writes, usd) = monthly(server.max_lag, server.heartbeat, server.synchronous);
-        let mode = if server.synchronous {
+        let (writes, usd) = monthly(server.max_lag, server.heartbeat, at_once);
+        let mode = if at_once {
             "in synchronous mode".to_owned()
         } else {
             format!("at max_lag {}", tidemark_types::format_duration(server.max_lag))

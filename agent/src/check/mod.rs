@@ -9,7 +9,7 @@ mod server;
 use tidemark_types::{ErrorClass, SystemClock, Timestamp};
 
 use crate::cli::CheckArgs;
-use crate::config::{ServerSettings, Settings};
+use crate::config::{Server, Settings};
 use crate::exit::Failure;
 use finding::{Finding, Level, Report};
 
@@ -18,7 +18,7 @@ use finding::{Finding, Level, Report};
 /// # Errors
 /// When a server or the repository would not work as it is.
 pub async fn command(settings: &Settings, args: &CheckArgs) -> anyhow::Result<()> {
-    let servers: Vec<&ServerSettings> = match &args.server {
+    let servers: Vec<&Server> = match &args.server {
         Some(name) => vec![settings.server(name)?],
         None => settings.servers.iter().collect(),
     };
@@ -35,19 +35,21 @@ pub async fn command(settings: &Settings, args: &CheckArgs) -> anyhow::Result<()
     }
 }
 
-async fn examine(settings: &Settings, servers: &[&ServerSettings]) -> Report {
+async fn examine(settings: &Settings, servers: &[&Server]) -> Report {
     let mut findings = repository::examine(&settings.repository, &SystemClock).await;
     let is_usable = findings.iter().all(|finding| finding.level < Level::Error);
     for server in servers {
         let known = match is_usable {
-            true => repository::known_system_id(&settings.repository, &server.name).await,
+            true => repository::known_system_id(&settings.repository, &server.common().name).await,
             false => Ok(None),
         };
         let (known, finding) = match known {
             Ok(known) => (known, None),
             Err(finding) => (None, Some(finding)),
         };
-        findings.extend(server::examine(server, known).await);
+        if let Server::Postgresql(server) = server {
+            findings.extend(server::examine(server, known).await);
+        }
         findings.extend(finding);
         findings.extend(cost::estimate(&settings.repository, server));
     }

@@ -7,12 +7,12 @@ use tidemark_postgres::preflight::{self, ServerFacts, Severity, Wanted};
 use tidemark_postgres::{PostgresError, ReplicationClient, SqlClient};
 
 use super::finding::{Finding, Level};
-use crate::config::ServerSettings;
+use crate::config::PostgresqlSettings;
 use crate::exit;
 
 /// Looks at a server, of which the repository knows this system identifier.
-pub async fn examine(settings: &ServerSettings, system_id: Option<u64>) -> Vec<Finding> {
-    let subject = settings.name.as_str();
+pub async fn examine(settings: &PostgresqlSettings, system_id: Option<u64>) -> Vec<Finding> {
+    let subject = settings.server.name.as_str();
     let facts = match ask(settings).await {
         Ok(facts) => facts,
         Err(error) => {
@@ -30,7 +30,7 @@ pub async fn examine(settings: &ServerSettings, system_id: Option<u64>) -> Vec<F
         "connection",
         format!("connects to {} as {}", facts.host, facts.role.name),
     )];
-    if settings.archive_spool.is_none() || settings.data_directory.is_none() {
+    if settings.archive_spool.is_none() || settings.server.data_directory.is_none() {
         findings.push(replication(settings).await);
     }
     let wanted = Wanted {
@@ -39,13 +39,13 @@ pub async fn examine(settings: &ServerSettings, system_id: Option<u64>) -> Vec<F
     };
     let judged = preflight::findings(&facts, &wanted);
     findings.extend(judged.into_iter().map(|finding| translate(subject, finding)));
-    if let Some(directory) = &settings.data_directory {
+    if let Some(directory) = &settings.server.data_directory {
         findings.push(own_files(subject, directory, facts.system_id));
     }
     findings
 }
 
-async fn ask(settings: &ServerSettings) -> anyhow::Result<ServerFacts> {
+async fn ask(settings: &PostgresqlSettings) -> anyhow::Result<ServerFacts> {
     let client = SqlClient::connect(&settings.connect_info()?).await?;
     let facts = ServerFacts::query(&client, &settings.slot).await?;
     client.close().await;
@@ -53,9 +53,9 @@ async fn ask(settings: &ServerSettings) -> anyhow::Result<ServerFacts> {
 }
 
 /// A replication connection has rules of its own in `pg_hba.conf`, so it is tried by itself.
-async fn replication(settings: &ServerSettings) -> Finding {
+async fn replication(settings: &PostgresqlSettings) -> Finding {
     const CHECK: &str = "replication";
-    let subject = settings.name.as_str();
+    let subject = settings.server.name.as_str();
     match identify(settings).await {
         Ok(()) => Finding::good(subject, CHECK, "accepts replication connections"),
         Err(error) => {
@@ -68,7 +68,7 @@ async fn replication(settings: &ServerSettings) -> Finding {
     }
 }
 
-async fn identify(settings: &ServerSettings) -> anyhow::Result<()> {
+async fn identify(settings: &PostgresqlSettings) -> anyhow::Result<()> {
     let mut client = ReplicationClient::connect(&settings.connect_info()?).await?;
     let identified: Result<_, PostgresError> = client.identify_system().await;
     identified?;
@@ -76,12 +76,12 @@ async fn identify(settings: &ServerSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wanted(settings: &ServerSettings) -> Wanted {
+fn wanted(settings: &PostgresqlSettings) -> Wanted {
     Wanted {
         slot: settings.slot.clone(),
         application_name: settings.application_name.clone(),
         synchronous: settings.synchronous,
-        data_directory: settings.data_directory.clone(),
+        data_directory: settings.server.data_directory.clone(),
         archive_spool: settings.archive_spool.clone(),
         max_slot_retained: settings.max_slot_retained,
         system_id: None,

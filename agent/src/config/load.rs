@@ -10,7 +10,8 @@ use toml::de::DeTable;
 use super::error::{ConfigError, Problem};
 use super::keys;
 use super::raw::RawConfig;
-use super::settings::{self, Settings};
+use super::rules;
+use super::settings::Settings;
 
 /// Settings, and what is allowed but unwise about them.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub(super) fn parse(
     }
     let raw: RawConfig =
         toml::from_str(text).map_err(|error| vec![type_problem(text, document.get_ref(), &error)])?;
-    settings::validate(raw, text, environment)
+    rules::validate(raw, text, environment)
 }
 
 /// The line, counted from 1, that holds the byte at `offset`.

@@ -1,28 +1,32 @@
 //! The configuration file: read as written, checked, and turned into settings that cannot be invalid.
 //!
-//! `raw` mirrors the file, `keys` knows which keys exist, `load` reads files and the environment, `settings` holds the
-//! rules. Everything that is wrong is reported at once, with file, line, key and what was expected.
+//! `raw` mirrors the file, `keys` knows which keys exist, `load` reads files and the environment, `rules` judges,
+//! `settings` is what comes of it. Everything that is wrong is reported at once, with file, line, key and what was expected.
 
 mod error;
 mod keys;
 mod load;
 mod raw;
+mod rules;
 mod settings;
 mod values;
 
 pub use error::ConfigError;
 pub use load::load;
-pub use settings::{Engine, HttpSettings, RepositorySettings, ServerSettings, Settings, default_slot};
+pub use rules::default_slot;
+pub use settings::{
+    Engine, HttpSettings, PostgresqlSettings, RepositorySettings, Server, ServerSettings, Settings,
+};
 
 /// A server with the defaults.
 #[cfg(test)]
-pub fn server_for_tests(name: &str) -> std::sync::Arc<ServerSettings> {
+pub fn server_for_tests(name: &str) -> Server {
     let text = format!(
         "[repository]\nurl = \"file:///r\"\n[[server]]\nname = \"{name}\"\nengine = \"postgresql\"\n\
          url = \"postgresql://u@localhost/postgres\"\n"
     );
     let loaded = load::parse(&text, &|_| None).expect("a good configuration");
-    std::sync::Arc::new(loaded.settings.servers.into_iter().next().expect("a server"))
+    loaded.settings.servers.into_iter().next().expect("a server")
 }
 
 #[cfg(test)]

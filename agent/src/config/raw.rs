@@ -50,6 +50,8 @@ pub struct RawServer {
     pub synchronous: Written,
     pub max_slot_retained: Written,
     pub archive_spool: Written,
+    pub server_id: Written,
+    pub semi_sync: Written,
     pub heartbeat: Written,
     pub base_backup: Option<Spanned<RawBaseBackup>>,
 }

@@ -43,14 +43,15 @@ fn with(line: &str) -> String {
 fn the_smallest_configuration_has_the_documented_defaults() {
     let loaded = read(SMALLEST);
     assert_eq!(loaded.warnings, []);
-    let server = &loaded.settings.servers[0];
+    let wal = loaded.settings.servers[0].postgresql().unwrap();
+    let server = &wal.server;
     assert_eq!(loaded.settings.http, None);
     assert_eq!(server.max_lag, Duration::from_secs(5));
     assert_eq!(server.heartbeat, Duration::from_secs(120));
-    assert_eq!(server.slot, "tidemark_shop_eu_1");
-    assert_eq!(server.application_name, "tidemark_Shop-eu.1");
-    assert!(!server.synchronous);
-    assert_eq!(server.max_slot_retained, None);
+    assert_eq!(wal.slot, "tidemark_shop_eu_1");
+    assert_eq!(wal.application_name, "tidemark_Shop-eu.1");
+    assert!(!wal.synchronous);
+    assert_eq!(wal.max_slot_retained, None);
     let base = &server.base_backup;
     assert_eq!(base.schedule.to_string(), "0 2 * * *");
     assert_eq!(base.full_every, Duration::from_secs(30 * 86_400));
@@ -97,15 +98,50 @@ max_slot_retained = "64GiB"
     let [a, b] = settings.servers.as_slice() else {
         panic!("two servers were written");
     };
+    let (a, b) = (a.postgresql().unwrap(), b.postgresql().unwrap());
     assert_eq!(
         (a.slot.as_str(), a.application_name.as_str(), a.synchronous),
         ("mine", "me", true)
     );
     assert_eq!(a.archive_spool.as_deref(), Some(Path::new("/spool")));
-    assert_eq!(a.base_backup.schedule.to_string(), "30 3 * * 0");
-    assert_eq!((a.base_backup.level, a.base_backup.jobs), (9, 8));
-    assert_eq!(b.base_backup.schedule.to_string(), "0 2 * * *");
+    assert_eq!(a.server.base_backup.schedule.to_string(), "30 3 * * 0");
+    assert_eq!((a.server.base_backup.level, a.server.base_backup.jobs), (9, 8));
+    assert_eq!(b.server.base_backup.schedule.to_string(), "0 2 * * *");
     assert_eq!(b.max_slot_retained, Some(ByteSize(64 << 30)));
+}
+
+#[test]
+fn a_mysql_server_has_keys_of_its_own() {
+    let server = |lines: &str| {
+        let text = SMALLEST.replace(
+            "engine = \"postgresql\"\nurl = \"postgresql://tidemark@localhost:5432/postgres\"\n",
+            "",
+        );
+        format!("{text}{lines}")
+    };
+    let loaded = read(&server(
+        "engine = \"mariadb\"\nurl = \"mysql://tidemark@h:3307\"\nserver_id = 77\nsemi_sync = true\n",
+    ));
+    let [Server::Mysql(settings)] = loaded.settings.servers.as_slice() else {
+        panic!("a MariaDB server was written");
+    };
+    assert_eq!(settings.flavor, tidemark_mysql::binlog::Flavor::MariaDb);
+    assert_eq!((settings.server_id, settings.semi_sync), (Some(77), true));
+    assert_eq!(settings.server.engine.label(), "mariadb");
+    assert_eq!(
+        problems(&server(
+            "engine = \"mysql\"\nurl = \"postgresql://u@h/postgres\"\nslot = \"mine\"\nserver_id = 0\n"
+        )),
+        [
+            "7: server.url: expected a URL that begins with mysql://",
+            "8: server.slot: has no meaning for engine = \"mysql\"",
+            "9: server.server_id: expected a number from 1 to 4294967295, found 0",
+        ]
+    );
+    assert_eq!(
+        problems(&with("semi_sync = true")),
+        ["8: server.semi_sync: has no meaning for engine = \"postgresql\""]
+    );
 }
 
 #[test]
@@ -233,7 +269,7 @@ url = "postgresql://h"
             "4: server.url: this key is required",
             "5: server.name: \"a/b\" cannot name a server (1 to 64 letters, digits, \"_\", \".\" or \"-\", \
              beginning with a letter or digit)",
-            "6: server.engine: expected \"postgresql\", found \"oracle\"",
+            "6: server.engine: expected \"postgresql\", \"mysql\" or \"mariadb\", found \"oracle\"",
             "10: server.url: expected a URL that begins with postgresql://",
             "12: server.name: expected a name of its own, but line 8 has \"c\" too",
         ]
@@ -271,7 +307,12 @@ fn the_environment_fills_in_the_url_only_and_what_it_lacks_is_named() {
     let url = |url: &str| SMALLEST.replace("postgresql://tidemark@localhost:5432/postgres", url);
     let loaded = read(&url("postgresql://tidemark:${SHOP_PASSWORD}@localhost/postgres"));
     assert_eq!(loaded.warnings, []);
-    let password = loaded.settings.servers[0].connection.password.clone();
+    let password = loaded.settings.servers[0]
+        .postgresql()
+        .unwrap()
+        .connection
+        .password
+        .clone();
     assert_eq!(password.unwrap().expose(), "p@ss");
     assert_eq!(
         problems(&url("postgresql://tidemark:${NO_SUCH}@localhost/postgres")),
@@ -326,6 +367,8 @@ fn a_password_file_open_to_everybody_is_refused_and_one_that_is_not_is_read_anew
     let server = read(&text).settings.servers.remove(0);
     let password = || {
         server
+            .postgresql()
+            .unwrap()
             .connect_info()
             .unwrap()
             .password

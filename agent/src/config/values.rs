@@ -111,6 +111,17 @@ pub fn number(value: &Scalar, range: std::ops::RangeInclusive<u16>) -> Parsed<u1
     }
 }
 
+/// The number of a replica: 1 to 4294967295.
+pub fn server_id(value: &Scalar) -> Parsed<u32> {
+    let number = match value {
+        Scalar::Integer(number) => u32::try_from(*number).ok(),
+        _ => None,
+    };
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("expected a number from 1 to 4294967295, found {value}"))
+}
+
 /// A percentage, written `"1%"`.
 pub fn percent(value: &Scalar) -> Parsed<Percent> {
     let found = match value {

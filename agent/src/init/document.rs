@@ -221,11 +221,11 @@ mod tests {
         assert_eq!(loaded.warnings, []);
         let server = &loaded.settings.servers[0];
         assert_eq!(
-            server.name.as_str(),
+            server.common().name.as_str(),
             "main",
             "a cluster_name with a slash cannot name a server"
         );
-        assert_eq!(server.data_directory, Some(PathBuf::from("/data")));
+        assert_eq!(server.common().data_directory, Some(PathBuf::from("/data")));
     }
 
     #[test]

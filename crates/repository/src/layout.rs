@@ -1,5 +1,7 @@
 //! Every object's key: built here and nowhere else.
 
+use std::fmt;
+
 use tidemark_storage::{InvalidKey, ObjectKey};
 use tidemark_types::{Generation, ServerName};
 
@@ -7,6 +9,12 @@ use tidemark_types::{Generation, ServerName};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Branch(pub u32);
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Folder that holds one folder per server.
 pub const SERVERS: &str = "servers/";

@@ -211,6 +211,19 @@ impl Position {
         }
     }
 
+    /// Bytes from `earlier` to here; zero when it is not earlier. In binlogs of different files only those in this file:
+    /// positions do not tell how long the files between are.
+    pub fn bytes_since(self, earlier: Position) -> u64 {
+        match self.files {
+            _ if self < earlier => 0,
+            LogFiles::Wal(_) => self.lsn().bytes_since(earlier.lsn()),
+            LogFiles::Binlog { .. } if self.file_start() == earlier.file_start() => {
+                self.at.offset - earlier.at.offset
+            }
+            LogFiles::Binlog { .. } => self.at.offset,
+        }
+    }
+
     /// The start of the log file that holds it.
     #[must_use]
     pub fn file_start(self) -> Position {
@@ -328,6 +341,10 @@ mod tests {
         let point = binlog().position(at(3, 100));
         assert_eq!((point.next_byte().at, point.back(40).at), (at(3, 101), at(3, 60)));
         assert_eq!(point.back(200), point.file_start());
+        assert_eq!(point.bytes_since(point.back(40)), 40);
+        assert_eq!(point.back(40).bytes_since(point), 0);
+        assert_eq!(binlog().position(at(4, 70)).bytes_since(point), 70);
+        assert_eq!(last.next_byte().bytes_since(last), 1);
         assert!(point < binlog().position(at(4, 0)));
         assert!(
             point < binlog_of(2).position(at(1, 4)),

@@ -13,7 +13,7 @@ use tidemark_repository::{Archive, Branch, LogPosition, RepositoryError, StoredS
 use tidemark_types::{ErrorClass, TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::lsn_map::{branch_of, position_of};
-use super::shipper::Causes;
+use crate::archive::shipper::Causes;
 
 /// Requests under way at once.
 const REQUESTS: usize = 4;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tidemark_postgres::wal::{Fact, Record, WalDecoder, WalError};
 use tidemark_repository::log::{ChainHash, SliceFlags};
 use tidemark_repository::{Archive, LogPosition};
-use tidemark_types::{ErrorClass, Lsn, WalSegmentSize};
+use tidemark_types::{ErrorClass, LogFiles, Lsn, Position, WalSegmentSize};
 
 use super::changes::ChangesWriter;
 use super::follow::FollowError;
-use super::lsn_map::branch_of;
-use super::shipper::{Cadence, Shipper};
+use super::lsn_map::{branch_of, lsn_of, position_of};
 use super::start::Start;
+use crate::archive::shipper::{Cadence, Shipper};
 use crate::state::ServerState;
 
 /// The log of one timeline on its way to the repository.
@@ -23,6 +23,8 @@ pub struct Intake {
     decoder: WalDecoder,
     /// Where received bytes end.
     lsn: Lsn,
+    /// Where the last whole record among them ends.
+    whole: Lsn,
     segment_size: WalSegmentSize,
     /// The decoder knows the last stored record, and has seen none after it.
     is_joining: bool,
@@ -47,11 +49,12 @@ impl Intake {
             changes: ChangesWriter::new(archive.clone(), branch, segment_size, start.lsn, is_origin),
             decoder: WalDecoder::new(start.lsn, segment_size),
             lsn: start.lsn,
+            whole: start.whole,
             shipper: Shipper::new(
                 archive.clone(),
                 branch,
                 start.resume,
-                start.whole,
+                position_of(start.whole, segment_size),
                 cadence,
                 Arc::clone(&state),
             ),
@@ -86,13 +89,28 @@ impl Intake {
         if shipper.durable() == shipper.position() {
             self.lsn
         } else {
-            shipper.durable_whole()
+            self.durable_whole()
         }
+    }
+
+    /// The end of the last whole record that is durable.
+    pub fn durable_whole(&self) -> Lsn {
+        lsn_of(self.shipper.durable_whole(), self.segment_size)
+    }
+
+    /// How the state writes an LSN.
+    pub fn shown(&self, lsn: Lsn) -> Position {
+        LogFiles::Wal(self.segment_size).lsn(lsn)
     }
 
     /// Ships what was received and no slice has taken yet.
     pub fn cut(&mut self) {
-        self.shipper.cut(self.lsn, false);
+        self.cut_at(false);
+    }
+
+    fn cut_at(&mut self, ends_file: bool) {
+        let back = self.lsn.bytes_since(self.whole.min(self.lsn));
+        self.shipper.cut(back, ends_file);
     }
 
     /// Takes in the bytes of the log from `start` on.
@@ -117,7 +135,7 @@ impl Intake {
             let ends_file = size.offset_of(self.lsn) == 0;
             if ends_file || is_grain_border(self.shipper.position()) {
                 self.changes.grain_ended(self.lsn);
-                self.shipper.cut(self.lsn, ends_file);
+                self.cut_at(ends_file);
             }
             bytes = rest;
         }
@@ -131,7 +149,13 @@ impl Intake {
                 Ok(None) => break,
                 Ok(Some(record)) => {
                     self.is_joining = false;
-                    note_record(&record, &mut self.shipper, &mut self.changes, &self.state)
+                    note_record(
+                        &record,
+                        &mut self.shipper,
+                        &mut self.changes,
+                        &self.state,
+                        LogFiles::Wal(self.segment_size),
+                    )
                 }
                 Err(error) => Err(error),
             };
@@ -141,7 +165,9 @@ impl Intake {
         }
         self.zeros()?;
         if let Some(whole) = self.decoder.whole() {
-            self.shipper.note_whole(whole);
+            self.whole = self.whole.max(whole);
+            self.shipper
+                .note_whole(position_of(self.whole, self.segment_size));
         }
         Ok(())
     }
@@ -199,6 +225,7 @@ fn note_record(
     shipper: &mut Shipper,
     changes: &mut ChangesWriter,
     state: &ServerState,
+    files: LogFiles,
 ) -> Result<(), WalError> {
     let fact = Fact::of(record);
     changes.record(record, fact.as_ref().ok().and_then(Option::as_ref));
@@ -210,7 +237,9 @@ fn note_record(
         shipper.note_time(time);
     }
     match fact {
-        Fact::Commit(completion) => state.update(|facts| facts.note_commit(record.end, completion.time)),
+        Fact::Commit(completion) => {
+            state.update(|facts| facts.note_commit(files.lsn(record.end), completion.time));
+        }
         Fact::Prepare(_) => shipper.note_flags(SliceFlags::PREPARE),
         Fact::RestorePoint { .. } => shipper.note_flags(SliceFlags::RESTORE_POINT),
         Fact::RelationCreate { .. }

@@ -236,10 +236,12 @@ impl Follower {
                 ..
             } => {
                 self.intake.receive(start, &bytes)?;
-                let (lsn, durable) = (self.intake.lsn(), self.intake.durable());
+                let intake = &self.intake;
+                let server_end = intake.shown(server_wal_end.max(intake.lsn()));
+                let (received, durable) = (intake.shown(intake.lsn()), intake.shown(intake.durable()));
                 self.state.update(|facts| {
-                    facts.note_server_end(server_wal_end.max(lsn), now);
-                    facts.note_received(lsn, now);
+                    facts.note_server_end(server_end, now);
+                    facts.note_received(received, now);
                     // What was stored before a restart is received again.
                     facts.note_durable(durable);
                 });
@@ -256,7 +258,8 @@ impl Follower {
                     // It may be waiting for what we hold back.
                     self.intake.cut();
                 }
-                self.state.update(|facts| facts.note_server_end(wal_end, now));
+                let server_end = self.intake.shown(wal_end);
+                self.state.update(|facts| facts.note_server_end(server_end, now));
                 Ok(None)
             }
             StreamEvent::TimelineEnded { .. } => Ok(Some(Ended::Timeline)),
@@ -274,7 +277,7 @@ impl Follower {
     }
 
     async fn durable_moved(&mut self) -> Result<(), FollowError> {
-        let (flush, durable) = (self.flush(), self.intake.durable());
+        let (flush, durable) = (self.flush(), self.intake.shown(self.intake.durable()));
         self.state.update(|facts| facts.note_durable(durable));
         if flush > self.told {
             if self.synchronous || self.last_status.elapsed() >= STATUS_PAUSE {
@@ -294,7 +297,7 @@ impl Follower {
         if self.closing.is_closing() {
             self.intake.durable()
         } else {
-            self.intake.shipper.durable_whole()
+            self.intake.durable_whole()
         }
     }
 

@@ -20,13 +20,15 @@ use std::time::Duration;
 
 use tidemark_postgres::SqlClient;
 use tidemark_repository::Archive;
-use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock};
+use tidemark_types::{Clock, ErrorClass, LogFiles, Lsn, SystemClock};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::lease_keeper::{self, LeaseKeeper};
+use super::WalPipeline;
+use super::mark::WalMarks;
 use super::source::{self, Source};
-use super::{LAST_MARK_MAX, LogTask, Memory, Next};
+use crate::archive::lease_keeper::{LeaseKeeper, Marks};
+use crate::archive::{LAST_MARK_MAX, Next, backups};
 use crate::exit::{class_of, one_line};
 use crate::state::{Pipeline, ServerState};
 
@@ -41,7 +43,7 @@ const STOPPING_MAX: Duration = Duration::from_secs(10);
 /// this long after the server was lost.
 const LAST_FILES_MAX: Duration = Duration::from_secs(15);
 
-impl LogTask {
+impl WalPipeline {
     /// Ships what comes into the spool under the lease, and gives the lease back at the end.
     pub(super) async fn ship_spool(
         &self,
@@ -49,19 +51,22 @@ impl LogTask {
         source: &Source,
         archive: &Archive,
         mut keeper: LeaseKeeper,
-        memory: &Memory,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Next> {
         access::check_directory(directory)?;
         let watcher = SpoolWatcher::new(directory);
         let newest_backup = newest_backup(archive, source).await?;
-        self.state.update(|facts| {
+        self.task.state.update(|facts| {
             facts.pipeline = Pipeline::Streaming;
             facts.alarms.remove("spool");
         });
-        self.backups_due.notify_one();
+        self.task.backups_due.notify_one();
         tracing::info!(spool = %directory.display(), "shipping what comes into the spool");
         let (sql, size) = (&source.sql, source.segment_size);
+        let marks = WalMarks {
+            sql,
+            segment_size: size,
+        };
         let stop = CancellationToken::new();
         let shipping = Shipping::new(Parts {
             directory,
@@ -69,21 +74,21 @@ impl LogTask {
             sql,
             segment_size: size,
             settings: &self.settings,
-            state: &self.state,
-            backups_due: &self.backups_due,
-            damage_known: memory.damage.clone(),
+            state: &self.task.state,
+            backups_due: &self.task.backups_due,
+            damage_known: self.memory.damage.clone(),
             newest_backup,
         });
         let mut shipping = pin!(shipping.run(&watcher, &stop));
         let lost = tokio::select! {
             ended = &mut shipping => return self.shipped(ended, Next::Again),
-            lost = keeper.keep(sql, size) => lost,
-            lost = ask(sql, &self.state) => lost,
+            lost = keeper.keep(&marks) => lost,
+            lost = ask(sql, LogFiles::Wal(size), &self.task.state) => lost,
             () = cancel.cancelled() => {
-                let mark = timeout(LAST_MARK_MAX, lease_keeper::mark(sql, size)).await;
+                let mark = timeout(LAST_MARK_MAX, marks.mark()).await;
                 stop.cancel();
                 let ended = within_seconds(&mut shipping).await;
-                keeper.release(mark.ok().and_then(Result::ok).flatten(), size).await;
+                keeper.release(mark.ok().and_then(Result::ok).flatten()).await;
                 return self.shipped(ended, Next::Stop);
             }
         };
@@ -111,7 +116,7 @@ impl LogTask {
             && !class_of(error).is_transient()
         {
             let text = one_line(error);
-            self.state.update(|facts| facts.alarms.insert("spool", text));
+            self.task.state.update(|facts| facts.alarms.insert("spool", text));
         }
         ended.map(|()| next)
     }
@@ -126,7 +131,7 @@ async fn within_seconds(shipping: impl Future<Output = anyhow::Result<()>>) -> a
 }
 
 async fn newest_backup(archive: &Archive, source: &Source) -> anyhow::Result<Option<NewestBackup>> {
-    let backups = source::backups(archive).await?;
+    let backups = backups(archive).await?;
     Ok(backups.last().map(|backup| {
         let (timeline, end) = source::backup_end(backup, source.segment_size);
         NewestBackup {
@@ -142,7 +147,7 @@ async fn newest_backup(archive: &Archive, source: &Source) -> anyhow::Result<Opt
 /// An idle server's log grows a little by itself (checkpoints, lists of running transactions), and it does not end its
 /// segment for that, whatever `archive_timeout` says (`CheckArchiveTimeout` in the server's `checkpointer.c`). So log
 /// counts as waiting only up to where it reached when a transaction began or ended last.
-async fn ask(sql: &SqlClient, state: &ServerState) -> anyhow::Result<()> {
+async fn ask(sql: &SqlClient, files: LogFiles, state: &ServerState) -> anyhow::Result<()> {
     // PostgreSQL evaluates the columns of a select list in their order.
     let statement = "select pg_current_snapshot()::text, case when pg_is_in_recovery() then pg_last_wal_replay_lsn() \
                      else pg_current_wal_flush_lsn() end::text";
@@ -159,6 +164,7 @@ async fn ask(sql: &SqlClient, state: &ServerState) -> anyhow::Result<()> {
                 None => end,
             };
             quiet = Some((snapshot, since));
+            let (since, end) = (files.lsn(since), files.lsn(end));
             state.update(|facts| facts.note_server_log(since, end, SystemClock.now()));
         }
         sleep(ASK_EVERY).await;

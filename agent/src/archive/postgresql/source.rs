@@ -4,15 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use tidemark_postgres::{ReplicationClient, SqlClient, SystemIdentity};
-use tidemark_repository::base::{BackupHeader, list_backups};
-use tidemark_repository::{Archive, GapRecord, NewServer, Repository};
+use tidemark_repository::base::BackupHeader;
+use tidemark_repository::{Archive, NewServer, Repository};
 use tidemark_types::{
     Clock, ErrorClass, Generation, Lsn, SegmentName, SystemClock, TimelineHistory, TimelineId, WalSegmentSize,
 };
 
 use super::lsn_map::branch_of;
-use super::shipper::Causes;
-use crate::config::ServerSettings;
+use crate::archive::adopt_hint;
+use crate::config::{PostgresqlSettings, ServerSettings};
 use crate::exit::Failure;
 
 /// A server that answers.
@@ -40,14 +40,14 @@ impl Source {
     ///
     /// # Errors
     /// What the server says; that two hosts of the list answered.
-    pub async fn connect(settings: &ServerSettings) -> anyhow::Result<Source> {
+    pub async fn connect(settings: &PostgresqlSettings) -> anyhow::Result<Source> {
         match &settings.archive_spool {
             Some(spool) => Source::over_sql(settings, spool).await,
             None => Source::for_streaming(settings).await,
         }
     }
 
-    async fn for_streaming(settings: &ServerSettings) -> anyhow::Result<Source> {
+    async fn for_streaming(settings: &PostgresqlSettings) -> anyhow::Result<Source> {
         let info = settings.connect_info()?;
         let mut replication = ReplicationClient::connect(&info).await?;
         let sql = SqlClient::connect(&info).await?;
@@ -89,7 +89,7 @@ impl Source {
     }
 
     /// A server that cannot be streamed from: no walsender is left, no REPLICATION privilege, a pooler in between.
-    async fn over_sql(settings: &ServerSettings, spool: &Path) -> anyhow::Result<Source> {
+    async fn over_sql(settings: &PostgresqlSettings, spool: &Path) -> anyhow::Result<Source> {
         let sql = SqlClient::connect(&settings.connect_info()?).await?;
         // A primary's control file learns of a promotion at the next checkpoint; the names of its segments show it at once.
         let statement = "select s.system_identifier, c.timeline_id, pg_is_in_recovery(), \
@@ -249,38 +249,9 @@ fn taken() -> anyhow::Error {
     .into()
 }
 
-/// What to say when a server does not belong to what is stored under its name.
-pub fn adopt_hint(settings: &ServerSettings) -> String {
-    format!(
-        "if this server is to take the name over (after pg_upgrade, initdb, or a restore that went live), run \
-         \"tidemark-agent adopt --config FILE --server {}\"; what is stored stays restorable",
-        settings.name
-    )
-}
-
-/// The base backups of an archive, oldest first.
-///
-/// # Errors
-/// What the repository says.
-pub async fn backups(archive: &Archive) -> anyhow::Result<Vec<BackupHeader>> {
-    let list = list_backups(&archive.base()).await?;
-    for (backup, error) in &list.unreadable {
-        tracing::error!(%backup, error = %Causes(error), "the manifest of a base backup cannot be read");
-    }
-    Ok(list.backups)
-}
-
 /// Where a backup ends: its timeline and the position from which it is consistent.
 pub fn backup_end(backup: &BackupHeader, size: WalSegmentSize) -> (TimelineId, Lsn) {
     let end = &backup.facts.end;
     let start = size.start_of(tidemark_types::SegmentNumber(end.file));
     (TimelineId(end.branch), Lsn(start.0.saturating_add(end.offset)))
-}
-
-/// Whether no base backup lies wholly past `gap` yet: then nothing past it can be restored.
-pub fn is_open(gap: &GapRecord, backups: &[BackupHeader]) -> bool {
-    !backups.iter().any(|backup| {
-        let begin = &backup.facts.begin;
-        (begin.branch, begin.file, begin.offset) >= (gap.branch.0, gap.end.file, gap.end.offset)
-    })
 }

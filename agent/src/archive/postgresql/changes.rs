@@ -7,7 +7,7 @@ use tidemark_types::{Lsn, WalSegmentSize};
 use tokio::task::JoinSet;
 
 use super::lsn_map::position_of;
-use super::shipper::Causes;
+use crate::archive::shipper::Causes;
 
 /// Writes that may be under way at once; a grain whose turn does not come is left out.
 const WRITES_MAX: usize = 4;

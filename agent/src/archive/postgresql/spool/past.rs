@@ -4,10 +4,10 @@ use tidemark_repository::{Archive, LogPosition};
 use tidemark_types::{ErrorClass, HistoryEntry, SegmentNumber, TimelineHistory, TimelineId, WalSegmentSize};
 
 use super::super::lsn_map::{branch_of, position_of, timeline_of};
-use super::super::source::adopt_hint;
 use super::super::start::{branch_to_continue, continue_from_file};
 use super::plan::Past;
 use super::shipping::Parts;
+use crate::archive::adopt_hint;
 use crate::exit::Failure;
 
 /// A timeline that nothing is stored of, and the newest of its ancestors that something is stored of.
@@ -64,7 +64,7 @@ pub async fn descent(parts: &Parts<'_>, timeline: TimelineId) -> anyhow::Result<
     };
     let backup = parts.newest_backup.map(|backup| (backup.timeline, backup.end));
     let ancestor = branch_to_continue(&branches, &history, backup).map_err(|error| {
-        Failure::new(ErrorClass::Conflict, error.to_string()).hint(adopt_hint(parts.settings))
+        Failure::new(ErrorClass::Conflict, error.to_string()).hint(adopt_hint(&parts.settings.server))
     })?;
     let Some(ancestor) = ancestor else { return Ok(None) };
     let mut slices = archive.slices(ancestor, 0).await?;

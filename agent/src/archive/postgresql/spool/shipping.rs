@@ -20,8 +20,6 @@ use tokio_util::sync::CancellationToken;
 use super::super::fork::compare_with_parent;
 use super::super::intake::Intake;
 use super::super::lsn_map::{branch_of, lsn_of};
-use super::super::shipper::Cadence;
-use super::super::source::adopt_hint;
 use super::super::start::{Start, begin_segment, continue_from_file};
 use super::access::denied;
 use super::files::{blocking, list, read_branch_file};
@@ -32,7 +30,9 @@ use super::plan::{Past, Step, of_known_branch, of_new_branch};
 use super::prime::primed_decoder;
 use super::segment::{Expected, PIECE_LEN, chain_hash, stored_hashes};
 use super::watch::{LOOK_EVERY, SpoolWatcher};
-use crate::config::ServerSettings;
+use crate::archive::adopt_hint;
+use crate::archive::shipper::Cadence;
+use crate::config::PostgresqlSettings;
 use crate::exit::Failure;
 use crate::state::ServerState;
 
@@ -50,7 +50,7 @@ pub struct Parts<'a> {
     /// The server's segment size.
     pub segment_size: WalSegmentSize,
     /// The server.
-    pub settings: &'a ServerSettings,
+    pub settings: &'a PostgresqlSettings,
     /// Where progress is told.
     pub state: &'a Arc<ServerState>,
     /// Told when a gap was found.
@@ -217,7 +217,8 @@ impl<'a> Shipping<'a> {
     /// Removes the files whose bytes are durable by now.
     async fn durable_moved(&mut self) -> anyhow::Result<()> {
         let Some(open) = &self.open else { return Ok(()) };
-        let (position, durable) = (open.intake.shipper.durable(), open.intake.durable());
+        let intake = &open.intake;
+        let (position, durable) = (intake.shipper.durable(), intake.shown(intake.durable()));
         self.parts.state.update(|facts| facts.note_durable(durable));
         while let Some(file) = self.in_flight.front().filter(|file| file.end <= position) {
             self.remove(&file.name).await?;
@@ -395,7 +396,7 @@ impl<'a> Shipping<'a> {
             parts.archive,
             parts.segment_size,
             start,
-            Cadence::Within(parts.settings.max_lag),
+            Cadence::Within(parts.settings.server.max_lag),
             parts.damage_known.clone(),
             Arc::clone(parts.state),
         );
@@ -403,8 +404,8 @@ impl<'a> Shipping<'a> {
             intake.prime(decoder);
         }
         parts.state.update(|facts| {
-            facts.restart_at(timeline, lsn, whole);
-            facts.note_durable(intake.durable());
+            facts.restart_at(branch_of(timeline), intake.shown(lsn), intake.shown(whole));
+            facts.note_durable(intake.shown(intake.durable()));
         });
         self.open = Some(Open { timeline, intake });
     }
@@ -481,9 +482,10 @@ impl<'a> Shipping<'a> {
 
     fn received(&self) {
         let Some(open) = &self.open else { return };
-        let (lsn, durable) = (open.intake.lsn(), open.intake.durable());
+        let intake = &open.intake;
+        let (received, durable) = (intake.shown(intake.lsn()), intake.shown(intake.durable()));
         self.parts.state.update(|facts| {
-            facts.note_received(lsn, SystemClock.now());
+            facts.note_received(received, SystemClock.now());
             facts.note_durable(durable);
         });
     }
@@ -519,7 +521,8 @@ impl<'a> Shipping<'a> {
                 "{} differs from what is stored of that segment (hash {found}, stored {stored})",
                 path.display()
             );
-            let failure = Failure::new(ErrorClass::Conflict, message).hint(adopt_hint(self.parts.settings));
+            let failure =
+                Failure::new(ErrorClass::Conflict, message).hint(adopt_hint(&self.parts.settings.server));
             return Err(failure.into());
         }
         self.remove(&file.name).await?;

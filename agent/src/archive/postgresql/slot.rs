@@ -7,7 +7,7 @@ use tidemark_types::{ByteSize, ErrorClass, Lsn};
 use tokio::time::sleep;
 
 use super::source::Source;
-use crate::config::ServerSettings;
+use crate::config::PostgresqlSettings;
 use crate::exit::Failure;
 use crate::state::{ServerState, SlotFacts};
 
@@ -75,7 +75,11 @@ pub async fn drop_slot(sql: &SqlClient, slot: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// [`GiveUp`] in the chain when the slot is to be given up; what the server says. Never returns otherwise.
-pub async fn watch(sql: &SqlClient, settings: &ServerSettings, state: &ServerState) -> anyhow::Result<()> {
+pub async fn watch(
+    sql: &SqlClient,
+    settings: &PostgresqlSettings,
+    state: &ServerState,
+) -> anyhow::Result<()> {
     loop {
         let (facts, sync_state) = look(sql, settings).await?;
         let retained = facts.as_ref().map(|facts| facts.retained_bytes);
@@ -126,7 +130,7 @@ pub struct GiveUp {
 
 async fn look(
     sql: &SqlClient,
-    settings: &ServerSettings,
+    settings: &PostgresqlSettings,
 ) -> anyhow::Result<(Option<SlotFacts>, Option<String>)> {
     let end = "case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end";
     let statement = format!(
@@ -160,7 +164,7 @@ async fn look(
 ///
 /// # Errors
 /// What the server says.
-pub async fn is_synchronous(sql: &SqlClient, settings: &ServerSettings) -> anyhow::Result<bool> {
+pub async fn is_synchronous(sql: &SqlClient, settings: &PostgresqlSettings) -> anyhow::Result<bool> {
     if settings.synchronous {
         return Ok(true);
     }
