@@ -278,7 +278,9 @@ impl SliceAssembler {
     /// the wide one, so that every honest chain is seen to close from names alone.
     pub fn cut(&mut self, back: u64, ends_file: bool) -> Vec<SliceDraft> {
         let grain_ends = ends_file || self.grain_is_full();
-        let drafts = if self.has_new_bytes() && (grain_ends || !self.is_comparing()) {
+        // A file may turn out to have ended where the last slice did: then that is said by one that ends it.
+        let closes = ends_file && self.position == self.last_cut.position && self.position.offset > 0;
+        let drafts = if closes || (self.has_new_bytes() && (grain_ends || !self.is_comparing())) {
             self.drafts(back, ends_file, grain_ends)
         } else {
             Vec::new()
@@ -311,7 +313,7 @@ impl SliceAssembler {
             hash: self.hash.current(),
         };
         let mut drafts = Vec::new();
-        if wide.is_none_or(|(begin, _)| begin != narrow) {
+        if narrow != end && wide.is_none_or(|(begin, _)| begin != narrow) {
             drafts.push(self.draft(narrow, end, back, narrow_facts, ends_file));
         }
         if let Some((begin, facts)) = wide {

@@ -143,7 +143,8 @@ impl LogVerifier {
         let skip = (key.file == at.file)
             .then(|| at.offset.checked_sub(key.begin))
             .flatten();
-        let Some(skip) = skip.filter(|skip| *skip < key.len()) else {
+        // One that only ends its file holds nothing.
+        let Some(skip) = skip.filter(|skip| *skip < key.len() || (key.is_empty() && *skip == 0)) else {
             return Err(stored.damaged(&format!("it does not continue the log at {at}")));
         };
         let mut bytes = stored.open()?;
@@ -313,6 +314,41 @@ mod tests {
         assert!(chunks[0].ends_file && !chunks[1].ends_file);
         assert_eq!(joined(&chunks[..1]), content(0, GRAIN_LEN, GRAIN_LEN + 5000));
         assert_eq!(chunks[1].begin, at(1, 0));
+    }
+
+    #[test]
+    fn a_file_whose_end_shows_late_joins_the_next_one() {
+        // Binlog files end where the server says so, perhaps long after their last byte was stored.
+        for len in [5000, GRAIN_LEN, GRAIN_LEN + 7] {
+            let (_, archive) = archive();
+            let mut assembler = SliceAssembler::new(archive.record().chain_key, Resume::origin(0));
+            let mut keys = Vec::new();
+            let mut store = |drafts: Vec<_>| {
+                for draft in drafts {
+                    let slice = SealedSlice::seal(&draft).unwrap();
+                    block_on(archive.put_slice(BRANCH, &slice)).unwrap();
+                    keys.push(slice.key.to_string().parse::<SliceKey>().unwrap());
+                }
+            };
+            while assembler.position().offset < len {
+                let from = assembler.position().offset;
+                let to = (from + 4000).min(len).min(from + assembler.room());
+                assembler.push(&content(0, from, to)).unwrap();
+                store(assembler.cut(0, false));
+            }
+            store(assembler.cut(0, true));
+            assert!(assembler.cut(0, false).is_empty());
+            assembler.push(&content(1, 0, 9)).unwrap();
+            store(assembler.cut(0, false));
+            let runs = coverage(&mut keys);
+            assert_eq!(runs.len(), 1, "{len}");
+            let chunks = read(&archive, &runs[0], at(0, 0), at(1, 9)).unwrap();
+            let (first, second): (Vec<_>, Vec<_>) =
+                chunks.into_iter().partition(|chunk| chunk.begin.file == 0);
+            assert_eq!(joined(&first), content(0, 0, len));
+            assert!(first.last().unwrap().ends_file);
+            assert_eq!(joined(&second), content(1, 0, 9));
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tidemark_types::Timestamp;
 
-use super::{ChainHash, LogPosition};
+use super::{ChainHash, GRAIN_LEN, LogPosition};
 
 /// Least and greatest commit time of some records. Abort records count too: a target may lie between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl SliceKey {
         self.end - self.begin
     }
 
-    /// Whether it holds nothing; no stored slice does.
+    /// Whether it holds nothing: only one that tells that its file ends at a grain's border does.
     pub fn is_empty(&self) -> bool {
         self.end == self.begin
     }
@@ -223,7 +223,9 @@ fn parse(name: &str) -> Option<SliceKey> {
         _ => return None,
     };
     let flags = SliceFlags::parse(parts.next()?)?;
-    (parts.next().is_none() && begin < end).then_some(SliceKey {
+    let closes_at_border =
+        begin == end && begin > 0 && begin % GRAIN_LEN == 0 && flags.has(SliceFlags::ENDS_FILE);
+    (parts.next().is_none() && (begin < end || closes_at_border)).then_some(SliceKey {
         file,
         begin,
         end,
@@ -260,6 +262,14 @@ mod tests {
         assert_eq!(slice.to_string(), name);
         assert_eq!(name.parse(), Ok(slice));
         assert_eq!(slice.end_position(), LogPosition::start_of(0x2B));
+        // A file that turns out to have ended with its last complete grain.
+        let name = "000000000000002A-0001000000-0001000000-0001020304050607-0001020304050607-0-x-x-e.zst";
+        let closing: SliceKey = name.parse().unwrap();
+        assert_eq!(
+            (closing.len(), closing.end_position()),
+            (0, LogPosition::start_of(0x2B))
+        );
+        assert_eq!(closing.to_string(), name);
     }
 
     #[test]
@@ -267,7 +277,9 @@ mod tests {
         for name in [
             "",
             ".zst",
-            "000000000000002A-0000000100-0000000100-0-0-0-x-x-n.zst",
+            "000000000000002A-0000000100-0000000100-0000000000000000-0000000000000000-0-x-x-e.zst",
+            "000000000000002A-0001000000-0001000000-0000000000000000-0000000000000000-0-x-x-n.zst",
+            "000000000000002A-0000000000-0000000000-0000000000000000-0000000000000000-0-x-x-e.zst",
             "00000002.history.zst",
         ] {
             assert!(name.parse::<SliceKey>().is_err(), "{name}");
