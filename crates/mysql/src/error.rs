@@ -46,7 +46,7 @@ pub enum MysqlError {
         after: Duration,
     },
     /// A TLS handshake failed.
-    #[error("TLS with {host}: {source}; ssl-mode=DISABLED goes without")]
+    #[error("TLS with {host}: {source}")]
     Tls {
         /// Host and port.
         host: String,
@@ -101,6 +101,14 @@ pub enum MysqlError {
     Server {
         /// What was asked.
         operation: String,
+        /// The answer.
+        error: ServerError,
+    },
+    /// The account may not replicate.
+    #[error("{error}: the dump needs GRANT REPLICATION SLAVE ON *.* TO the account '{user}'")]
+    MayNotReplicate {
+        /// Who asked.
+        user: String,
         /// The answer.
         error: ServerError,
     },
@@ -182,6 +190,7 @@ impl MysqlError {
             | MysqlError::TlsRefused { .. }
             | MysqlError::TlsFile(_)
             | MysqlError::Auth { .. }
+            | MysqlError::MayNotReplicate { .. }
             | MysqlError::UnsupportedVersion { .. } => ErrorClass::Config,
             MysqlError::Resolve { .. }
             | MysqlError::Connect { .. }
@@ -203,6 +212,7 @@ impl MysqlError {
     pub fn server_error(&self) -> Option<&ServerError> {
         match self {
             MysqlError::Server { error, .. }
+            | MysqlError::MayNotReplicate { error, .. }
             | MysqlError::LogMissing { error, .. }
             | MysqlError::PastEnd { error, .. }
             | MysqlError::ReplicaIdInUse { error, .. } => Some(error),
@@ -257,6 +267,10 @@ pub struct ServerError {
 impl ServerError {
     /// `ER_SOURCE_FATAL_ERROR_READING_BINLOG`: all that is wrong with a dump.
     const DUMP: u16 = 1236;
+    /// `ER_SLAVE_SAME_ID` of MariaDB.
+    const SAME_ID: u16 = 4052;
+    /// `EE_FILENOTFOUND`: MariaDB, for a file that its index names and its disk lacks.
+    const FILE_NOT_FOUND: u16 = 29;
 
     /// Reads what stands behind the first byte of an error packet. Bytes that are not UTF-8 are replaced.
     pub(crate) fn read(content: &[u8]) -> Option<ServerError> {
@@ -320,7 +334,7 @@ impl ServerError {
     ) -> MysqlError {
         let says = |text: &str| self.code == ServerError::DUMP && self.message.contains(text);
         let file = file.to_owned();
-        if says("with the same server_uuid/server_id") || says("with the same server_id") {
+        if self.code == ServerError::SAME_ID || says("with the same server_uuid/server_id") {
             return MysqlError::ReplicaIdInUse {
                 server_id,
                 error: self,
@@ -340,10 +354,9 @@ impl ServerError {
             "purged required binary logs",
             "is not in the master's binlog",
             "since been purged",
-            "File not found",
             "Could not open log file",
         ];
-        if missing.into_iter().any(says) {
+        if self.code == ServerError::FILE_NOT_FOUND || missing.into_iter().any(says) {
             return MysqlError::LogMissing {
                 file,
                 position,

@@ -4,6 +4,7 @@
 //! The harness panics where a test cannot go on (a server that does not start), with what is needed to see why; it
 //! never skips. Everything it starts or writes is gone when the test ends; `TIDEMARK_KEEP=1` keeps the files.
 
+mod certificate;
 mod command;
 mod corpus;
 mod daemon;
@@ -22,6 +23,7 @@ mod user;
 mod wait;
 mod workload;
 
+pub use certificate::Certificate;
 pub use command::{Finished, run};
 pub use corpus::check_corpus;
 pub use daemon::{Daemon, Signal};

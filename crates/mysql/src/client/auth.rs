@@ -17,6 +17,8 @@ const CHALLENGE_BYTES: usize = 20;
 
 const NATIVE: &str = "mysql_native_password";
 const CACHING_SHA2: &str = "caching_sha2_password";
+/// Older than the one above. Servers from 8.4 on ask for it when they do not know the user, so as not to tell.
+const SHA256_PLUGIN: &str = "sha256_password";
 /// These ask nothing of the client: the server looks at who is behind the socket (MySQL's and MariaDB's name), or lets in.
 const ASK_NOTHING: [&str; 2] = ["auth_socket", "unix_socket"];
 
@@ -44,13 +46,18 @@ impl Method {
         }
     }
 
-    /// The first answer; `None` for a plugin that is not spoken.
-    pub fn answer(&self, password: &str) -> Option<Vec<u8>> {
+    /// The first answer; `None` for a plugin that is not spoken. `is_private`: nobody can listen.
+    pub fn answer(&self, password: &str, is_private: bool) -> Option<Vec<u8>> {
+        /// Asks for the server's public key.
+        const SEND_KEY: u8 = 1;
+
         match self.plugin.as_str() {
             plugin if ASK_NOTHING.contains(&plugin) => Some(Vec::new()),
             NATIVE | CACHING_SHA2 if password.is_empty() => Some(Vec::new()),
             NATIVE => Some(native_answer(password, &self.challenge)),
             CACHING_SHA2 => Some(sha2_answer(password, &self.challenge)),
+            SHA256_PLUGIN if is_private || password.is_empty() => Some(with_nul(password)),
+            SHA256_PLUGIN => Some(vec![SEND_KEY]),
             _ => None,
         }
     }
@@ -76,6 +83,10 @@ fn sha2_answer(password: &str, challenge: &[u8]) -> Vec<u8> {
         once.as_ref(),
         sha2(&[twice.as_ref(), challenge].concat()).as_ref(),
     )
+}
+
+fn with_nul(password: &str) -> Vec<u8> {
+    password.bytes().chain([0]).collect()
 }
 
 /// `bytes` under `mask`, which begins anew at its end.
@@ -115,13 +126,15 @@ pub(super) async fn authenticate(
                     unspoken(wire, who, plugin)
                 })?;
                 let answer = method
-                    .answer(who.password)
+                    .answer(who.password, wire.transport().is_private())
                     .ok_or_else(|| unspoken(wire, who, &method.plugin))?;
                 wire.queue(OPERATION, &answer)?;
             }
-            Some((&MORE, content)) if method.plugin == CACHING_SHA2 => {
-                answer_caching_sha2(wire, who, &method, content)?;
-            }
+            Some((&MORE, content)) => match method.plugin.as_str() {
+                CACHING_SHA2 => answer_caching_sha2(wire, who, &method, content)?,
+                SHA256_PLUGIN => answer_sealed(wire, who, &method, content)?,
+                _ => break,
+            },
             _ => break,
         }
     }
@@ -148,21 +161,28 @@ fn answer_caching_sha2(
     const FULL: &[u8] = &[4];
     const SEND_KEY: &[u8] = &[2];
 
-    let password = [who.password.as_bytes(), b"\0"].concat();
     match asked {
         // The server has the password's hash in its cache, and says OK next.
         KNOWN => Ok(()),
-        FULL if wire.transport().is_private() => wire.queue(OPERATION, &password),
+        FULL if wire.transport().is_private() => wire.queue(OPERATION, &with_nul(who.password)),
         FULL => wire.queue(OPERATION, SEND_KEY),
-        pem => {
-            let secret = xor(&password, &method.challenge);
-            let sealed = rsa::encrypt(pem, &secret).map_err(|problem| MysqlError::Protocol {
-                operation: OPERATION,
-                problem: format!("a public key that {problem}"),
-            })?;
-            wire.queue(OPERATION, &sealed)
-        }
+        pem => answer_sealed(wire, who, method, pem),
     }
+}
+
+/// The password under the server's public key.
+fn answer_sealed(
+    wire: &mut Wire,
+    who: &Credentials<'_>,
+    method: &Method,
+    pem: &[u8],
+) -> Result<(), MysqlError> {
+    let secret = xor(&with_nul(who.password), &method.challenge);
+    let sealed = rsa::encrypt(pem, &secret).map_err(|problem| MysqlError::Protocol {
+        operation: OPERATION,
+        problem: format!("a public key that {problem}"),
+    })?;
+    wire.queue(OPERATION, &sealed)
 }
 
 pub(super) fn refusal(wire: &Wire, content: &[u8]) -> MysqlError {
@@ -200,19 +220,22 @@ mod tests {
         let sha2 = |bytes: &[u8]| digest(&SHA256, bytes).as_ref().to_vec();
 
         let stored = sha1(&sha1(b"sesame"));
-        let answer = method(NATIVE).answer("sesame").unwrap();
+        let answer = method(NATIVE).answer("sesame", false).unwrap();
         let once = xor(&answer, &sha1(&[&challenge[..], &stored].concat()));
         assert_eq!(sha1(&once), stored);
 
         let stored = sha2(&sha2(b"sesame"));
-        let answer = method(CACHING_SHA2).answer("sesame").unwrap();
+        let answer = method(CACHING_SHA2).answer("sesame", false).unwrap();
         let once = xor(&answer, &sha2(&[&stored[..], &challenge].concat()));
         assert_eq!(sha2(&once), stored);
 
         for plugin in [NATIVE, CACHING_SHA2] {
-            assert_eq!(method(plugin).answer(""), Some(Vec::new()));
+            assert_eq!(method(plugin).answer("", false), Some(Vec::new()));
         }
-        assert_eq!(method("unix_socket").answer("sesame"), Some(Vec::new()));
-        assert_eq!(method("dialog").answer("sesame"), None);
+        assert_eq!(method("unix_socket").answer("sesame", false), Some(Vec::new()));
+        let sha256 = |is_private| method(SHA256_PLUGIN).answer("sesame", is_private);
+        assert_eq!(sha256(true), Some(b"sesame\0".to_vec()));
+        assert_eq!(sha256(false), Some(vec![1]));
+        assert_eq!(method("dialog").answer("sesame", false), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidemark_types::ErrorClass;
 use tokio::time::Instant;
 
 use super::connect::{Session, connect};
@@ -65,42 +66,60 @@ impl BinlogStream {
     /// Connects as a replica and asks for a dump. Whether the source has what is asked for, the first items tell.
     ///
     /// # Errors
-    /// Any of [`MysqlError`]'s connection variants; [`MysqlError::Server`] when a privilege is missing (REPLICATION SLAVE);
-    /// [`MysqlError::PositionTooFar`].
+    /// Any of [`MysqlError`]'s connection variants; [`MysqlError::MayNotReplicate`], [`MysqlError::PositionTooFar`].
     pub async fn start(
         options: &ConnectOptions,
         replica: &Replica,
         request: &DumpRequest<'_>,
     ) -> Result<BinlogStream, MysqlError> {
-        let mut session = connect(options).await?;
-        let flavor = session.version.flavor;
-        let command = request
-            .command(replica, flavor)
-            .ok_or_else(|| MysqlError::PositionTooFar {
-                file: request.file.to_owned(),
-                position: request.position,
-            })?;
+        let session = connect(options).await?;
+        let requested = (request.file.to_owned(), request.position);
+        match request.command(replica, session.version.flavor) {
+            Some(command) => BinlogStream::begin(session, options, replica, requested, &command).await,
+            None => Err(MysqlError::PositionTooFar {
+                file: requested.0,
+                position: requested.1,
+            }),
+        }
+    }
+
+    pub(super) async fn begin(
+        mut session: Session,
+        options: &ConnectOptions,
+        replica: &Replica,
+        requested: (String, BinlogOffset),
+        command: &[u8],
+    ) -> Result<BinlogStream, MysqlError> {
         let deadline = Instant::now() + options.connect_timeout;
-        for statement in replica.statements(flavor) {
+        for statement in replica.statements(session.version.flavor) {
             run(&mut session.wire, "prepare a dump", &statement, deadline).await?;
         }
         let registration = replica.registration();
-        execute(
+        let registered = execute(
             &mut session.wire,
             "register as a replica",
             &registration,
             deadline,
         )
-        .await?;
+        .await;
+        registered.map_err(|error| match error {
+            MysqlError::Server { error, .. } if error.class() == ErrorClass::Config => {
+                MysqlError::MayNotReplicate {
+                    user: options.user.clone(),
+                    error,
+                }
+            }
+            error => error,
+        })?;
         session.wire.begin();
-        session.wire.queue(OPERATION, &command)?;
+        session.wire.queue(OPERATION, command)?;
         session.wire.send(OPERATION).await?;
         let patience = replica.heartbeat * HEARTBEATS_MISSED;
         Ok(BinlogStream {
             session,
             replica: replica.clone(),
             dump: Dump::new(),
-            requested: (request.file.to_owned(), request.position),
+            requested,
             wants_acknowledgement: false,
             patience: (!patience.is_zero()).then_some(patience),
         })

@@ -152,7 +152,9 @@ async fn greet(
     };
     let method = greeting.method.clone();
     // A plugin that is not spoken may be the server's default only, and not this account's: the server will say.
-    let answer = method.answer(who.password).unwrap_or_default();
+    let answer = method
+        .answer(who.password, wire.transport().is_private())
+        .unwrap_or_default();
     let response = greeting.response(tls, who.user, &method.plugin, &answer);
     wire.queue(OPERATION, &response.unwrap_or_default())?;
     authenticate(&mut wire, &who, method, deadline).await?;

@@ -8,6 +8,8 @@ mod greeting;
 mod options;
 mod rsa;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod text_result;
 mod wire;
 

@@ -103,7 +103,7 @@ impl DumpRequest<'_> {
     }
 
     /// `None` when the file's name is over 4 GiB.
-    pub(super) fn long_command(&self, replica: &Replica, flags: u16) -> Option<Vec<u8>> {
+    pub(crate) fn long_command(&self, replica: &Replica, flags: u16) -> Option<Vec<u8>> {
         let mut packet = vec![COM_BINLOG_DUMP_GTID];
         packet.extend(flags.to_le_bytes());
         packet.extend(replica.server_id.to_le_bytes());

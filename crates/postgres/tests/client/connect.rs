@@ -1,42 +1,13 @@
 //! Getting in, and being kept out: passwords, TLS, hosts, timeouts.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tidemark_postgres::{PostgresError, ReplicationClient, SqlClient};
-use tidemark_testkit::{PgVersion, PostgresServer, Scratch, ServerUser, run, wait_for};
+use tidemark_testkit::{Certificate, PgVersion, PostgresServer, Scratch, wait_for};
 use tidemark_types::ErrorClass;
 
 use super::{block_on, conninfo};
-
-/// A self-signed certificate for localhost, marked as a CA as `openssl req -x509` does it, readable by the server.
-fn certificate(scratch: &Scratch) -> (PathBuf, PathBuf) {
-    let (certificate, key) = (
-        scratch.path().join("server.crt"),
-        scratch.path().join("server.key"),
-    );
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]);
-    openssl
-        .args(["-addext", "subjectAltName=DNS:localhost", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate);
-    run(&mut openssl).expect_success();
-    ServerUser::current().own(&key);
-    (certificate, key)
-}
 
 struct Guarded {
     server: PostgresServer,
@@ -47,7 +18,7 @@ struct Guarded {
 /// A server with TLS, SCRAM and MD5 users, one that may only come without TLS, and one that may not come at all.
 fn guarded(version: PgVersion) -> Guarded {
     let scratch = Scratch::new("tls");
-    let (certificate, key) = certificate(&scratch);
+    let Certificate { certificate, key } = Certificate::for_localhost(&scratch);
     let server = PostgresServer::builder(version)
         .conf("ssl = on")
         .conf(&format!("ssl_cert_file = '{}'", certificate.display()))
@@ -142,7 +113,7 @@ fn passwords_and_sslmodes_as_libpq_means_them() {
 fn refusals_say_what_is_wrong_and_are_configuration_errors() {
     let guarded = guarded(PgVersion::V17);
     let scratch = Scratch::new("other");
-    let (other, _) = certificate(&scratch);
+    let other = Certificate::for_localhost(&scratch).certificate;
     block_on(async {
         let other = format!("sslrootcert={}", other.display());
         let own = format!("sslrootcert={}", guarded.certificate.display());

@@ -1,11 +1,9 @@
-//! The words by themselves, and between a replica and real sources.
-
-mod client;
-mod live;
+//! The words by themselves. Between a replica and real sources: the tests of `client`.
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::ServerError;
 use crate::binlog::{BinlogOffset, Flavor};
 use crate::gtid::ServerUuid;
 
@@ -58,10 +56,11 @@ fn packets_of_a_dump() {
         SourcePacket::read(b"\xFE\0\0\x02\0", false),
         Ok(SourcePacket::End)
     );
-    let error = SourcePacket::Error {
+    let error = SourcePacket::Error(ServerError {
         code: 1236,
-        message: "gone".into(),
-    };
+        sqlstate: "HY000".to_owned(),
+        message: "gone".to_owned(),
+    });
     assert_eq!(SourcePacket::read(b"\xFF\xD4\x04#HY000gone", false), Ok(error));
     let none = SourcePacket::read(b"\x03x", false).unwrap_err();
     assert_eq!(
@@ -88,46 +87,85 @@ fn a_dump_is_followed_by_its_events() {
         event(27, 126, 0, b"bin"),
     );
     let mut dump = Dump::new();
-    assert!(dump.take(&query).is_err() && dump.take(&[]).is_err());
+    assert!(dump.take(&query, true).is_err() && dump.take(&[], true).is_err());
     let from_4 = rotate(4);
     let file = "bin.000007";
     let begin = BinlogOffset::FIRST_EVENT;
     assert_eq!(
-        dump.take(&from_4),
+        dump.take(&from_4, true),
         Ok(Dumped::File {
             file,
             position: begin
         })
     );
     assert_eq!(
-        dump.take(&format),
+        dump.take(&format, true),
         Ok(Dumped::Event {
             begin,
-            bytes: &format
+            bytes: &format,
+            ends: true
         })
     );
-    assert_eq!(dump.take(&heartbeat), Ok(Dumped::Aside(&heartbeat)));
+    assert_eq!(dump.take(&heartbeat, true), Ok(Dumped::Aside(&heartbeat)));
     assert_eq!(dump.position(), Some((file, BinlogOffset(126))));
     assert_eq!(
-        dump.take(&query),
+        dump.take(&query, true),
         Ok(Dumped::Event {
             begin: BinlogOffset(126),
-            bytes: &query
+            bytes: &query,
+            ends: true
         })
     );
     assert_eq!(dump.position(), Some((file, BinlogOffset(146))));
     // In mid-file, past 4 GiB, with a format that does not say that it is sent again.
     let position = BinlogOffset((1 << 32) + 9);
     let from_middle = rotate(position.0);
-    assert_eq!(dump.take(&from_middle), Ok(Dumped::File { file, position }));
-    assert_eq!(dump.take(&format), Ok(Dumped::Format(&format)));
+    assert_eq!(dump.take(&from_middle, true), Ok(Dumped::File { file, position }));
+    assert_eq!(dump.take(&format, true), Ok(Dumped::Format(&format)));
     assert_eq!(
-        dump.take(&query),
+        dump.take(&query, true),
         Ok(Dumped::Event {
             begin: position,
-            bytes: &query
+            bytes: &query,
+            ends: true
         })
     );
+}
+
+/// Long events come in parts, which are counted one by one.
+#[test]
+fn a_long_event_comes_in_parts() {
+    let header = |kind: u8, length: u32, flags: u16| {
+        let mut bytes = vec![0, 0, 0, 0, kind, 1, 0, 0, 0];
+        bytes.extend(length.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(flags.to_le_bytes());
+        bytes
+    };
+    let rotate = [
+        header(4, 37, 0x20),
+        4_u64.to_le_bytes().to_vec(),
+        b"bin.000007".to_vec(),
+    ]
+    .concat();
+    let part = |begin, bytes, ends| {
+        Ok(Dumped::Event {
+            begin: BinlogOffset(begin),
+            bytes,
+            ends,
+        })
+    };
+    let mut dump = Dump::new();
+    dump.take(&rotate, true).unwrap();
+    let first = header(30, 119, 0);
+    assert_eq!(dump.take(&first, false), part(4, &first, false));
+    assert!(!dump.is_between_events());
+    assert_eq!(dump.take(&[7; 60], false), part(23, &[7; 60], false));
+    assert_eq!(dump.take(&[8; 40], true), part(83, &[8; 40], true));
+    assert!(dump.is_between_events());
+    // Of another length than it says: too long, too short.
+    assert!(dump.take(&[&first[..], &[0; 101]].concat(), true).is_err());
+    assert!(dump.take(&first, true).is_err());
 }
 
 proptest! {
