@@ -1,6 +1,6 @@
 //! What a source says of itself and its log: what streaming, preflight and backups go by.
 
-use tidemark_types::Timestamp;
+use tidemark_types::{ErrorClass, Timestamp};
 
 use super::greeting::ServerVersion;
 use super::sql::Sql;
@@ -193,6 +193,69 @@ impl Sql {
     }
 }
 
+/// Who an agent is to its source, from something that is its alone and stays the same, its server's name and host say. A source
+/// that still holds a dump of an agent that died gives it up when the agent comes back under the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicaIdentity {
+    /// What it calls itself.
+    pub uuid: ServerUuid,
+    /// The number that it has, unless somebody else has it.
+    server_id: u32,
+}
+
+impl ReplicaIdentity {
+    /// The lowest number of an agent: people number their servers from 1 on, or by address or port.
+    const SERVER_ID_MIN: u32 = 0xF000_0000;
+
+    /// The identity of `seed`.
+    pub fn new(seed: &str) -> ReplicaIdentity {
+        let hash = ring::digest::digest(&ring::digest::SHA256, seed.as_bytes());
+        let mut bytes = hash.as_ref().iter().copied();
+        // The hash has 32 bytes.
+        let uuid = ServerUuid(std::array::from_fn(|_| bytes.next().unwrap_or_default()));
+        let number = u32::from_le_bytes(std::array::from_fn(|_| bytes.next().unwrap_or_default()));
+        ReplicaIdentity {
+            uuid,
+            server_id: number | ReplicaIdentity::SERVER_ID_MIN,
+        }
+    }
+
+    /// Its number where `others` have theirs: the next one that is free.
+    fn number_among(&self, others: &[ConnectedReplica]) -> u32 {
+        let is_taken = |number: u32| {
+            others
+                .iter()
+                .any(|other| other.server_id == number && other.uuid != Some(self.uuid))
+        };
+        let mut number = self.server_id;
+        // Ends: there are more numbers than replicas.
+        while is_taken(number) {
+            number = number.wrapping_add(1) | ReplicaIdentity::SERVER_ID_MIN;
+        }
+        number
+    }
+}
+
+impl Sql {
+    /// Chooses a server_id that neither the server nor a replica of it has. Replicas are not looked at where the account may
+    /// not list them.
+    ///
+    /// # Errors
+    /// As [`Sql::query`], and [`MysqlError::Result`].
+    pub async fn unused_server_id(&mut self, identity: &ReplicaIdentity) -> Result<u32, MysqlError> {
+        let mut others = match self.replicas().await {
+            Ok(others) => others,
+            Err(MysqlError::Server { error, .. }) if error.class() == ErrorClass::Config => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        others.push(ConnectedReplica {
+            server_id: self.server_facts().await?.server_id,
+            uuid: None,
+        });
+        Ok(identity.number_among(&others))
+    }
+}
+
 fn text<'r>(operation: &'static str, row: &'r Row, column: &str) -> Result<&'r str, MysqlError> {
     row.text(column)
         .ok_or_else(|| unusable(operation, &format!("no text in column {column}")))
@@ -207,5 +270,25 @@ fn unusable(operation: &'static str, problem: &dyn std::fmt::Display) -> MysqlEr
     MysqlError::Result {
         operation,
         problem: problem.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_keeps_its_number_unless_another_has_it() {
+        let agent = ReplicaIdentity::new("orders on db1");
+        assert_eq!(agent, ReplicaIdentity::new("orders on db1"));
+        let other = ReplicaIdentity::new("orders on db2");
+        assert!(agent.uuid != other.uuid && agent.server_id != other.server_id);
+        let replica = |server_id, uuid| ConnectedReplica { server_id, uuid };
+        let number = agent.server_id;
+        // What it left behind itself is in nobody's way.
+        assert_eq!(agent.number_among(&[replica(number, Some(agent.uuid))]), number);
+        let taken = agent.number_among(&[replica(number, Some(other.uuid)), replica(7, None)]);
+        assert!(taken != number && taken >= ReplicaIdentity::SERVER_ID_MIN);
+        assert!(agent.number_among(&[replica(number, None)]) != number);
     }
 }

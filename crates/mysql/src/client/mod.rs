@@ -14,7 +14,7 @@ mod text_result;
 mod wire;
 
 pub use binlog_stream::{BinlogStream, StreamItem};
-pub use facts::{BinlogFile, ConnectedReplica, GtidState, LogEnd, ServerFacts};
+pub use facts::{BinlogFile, ConnectedReplica, GtidState, LogEnd, ReplicaIdentity, ServerFacts};
 pub use greeting::ServerVersion;
 pub use options::{ConnectOptions, Host, OptionsError, SslMode, TlsOptions};
 pub use sql::{Sql, quote, quote_name};

@@ -36,6 +36,9 @@ impl Replica {
             // Events come as they lie in the file, with checksums if it has any. Unset, a file with checksums is refused.
             "SET @source_binlog_checksum = 'CRC32', @master_binlog_checksum = 'CRC32'".to_owned(),
             format!("SET @source_heartbeat_period = {heartbeat}, @master_heartbeat_period = {heartbeat}"),
+            // A replica that does not read, because its repository is down, is not to be cut off after a minute. A day: what a
+            // peer that went away leaves behind, TCP ends sooner.
+            "SET SESSION net_write_timeout = 86400".to_owned(),
             format!("SET @replica_uuid = '{uuid}', @slave_uuid = '{uuid}'"),
         ];
         if flavor == Flavor::MariaDb {

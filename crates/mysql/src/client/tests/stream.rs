@@ -383,3 +383,47 @@ fn a_dump_needs_its_privilege() {
         );
     }
 }
+
+/// An agent whose repository is down does not read. The source waits for it, and for its own heartbeats, and goes on.
+#[test]
+fn a_replica_that_does_not_read_for_a_while_is_kept() {
+    for version in ALL {
+        let server = MysqlServer::builder(version)
+            .option("max_allowed_packet = 64M")
+            .option("net_write_timeout = 1")
+            .option("net_retry_count = 1")
+            .start();
+        load(&server);
+        let files = server.binlog_files().len();
+        let dumped = block_on(async {
+            let request = to_the_end("bin.000001", BinlogOffset::FIRST_EVENT);
+            let mut stream = BinlogStream::start(&root(&server), &replica(4007, false), &request)
+                .await
+                .unwrap();
+            // Far longer than the server's patience.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            read_files(&mut stream).await.unwrap()
+        });
+        assert_eq!(dumped.len(), files, "{version}");
+    }
+}
+
+#[test]
+fn replicas_are_seen_and_their_numbers_left_to_them() {
+    for version in ALL {
+        let server = MysqlServer::start_new(version);
+        let options = root(&server);
+        let identity = ReplicaIdentity::new("test");
+        block_on(async {
+            let mut sql = Sql::connect(&options).await.unwrap();
+            let number = sql.unused_server_id(&identity).await.unwrap();
+            let stream =
+                BinlogStream::start(&options, &replica(number, false), &from_now_on("bin.000001")).await;
+            let replicas = sql.replicas().await.unwrap();
+            assert_eq!(replicas.len(), 1);
+            assert_eq!(replicas[0].server_id, number);
+            assert_ne!(sql.unused_server_id(&identity).await.unwrap(), number);
+            drop(stream);
+        });
+    }
+}
