@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::Write;
 
+use tidemark_mysql::MysqlError;
 use tidemark_postgres::PostgresError;
 use tidemark_postgres::basebackup::BaseBackupError;
 use tidemark_postgres::control_file::ControlFileError;
@@ -10,7 +11,7 @@ use tidemark_repository::RepositoryError;
 use tidemark_storage::StorageError;
 use tidemark_types::{ErrorClass, ExitCode};
 
-use crate::archive::postgresql::FollowError;
+use crate::archive::{mysql, postgresql};
 use crate::config::ConfigError;
 
 /// A failure that the agent itself found, with advice where there is some.
@@ -57,7 +58,15 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
         .or_else(|| link.downcast_ref::<ConfigError>().map(ConfigError::class))
         .or_else(|| link.downcast_ref::<PostgresError>().map(PostgresError::class))
         .or_else(|| link.downcast_ref::<RepositoryError>().map(RepositoryError::class))
-        .or_else(|| link.downcast_ref::<FollowError>().map(FollowError::class))
+        .or_else(|| {
+            link.downcast_ref::<postgresql::FollowError>()
+                .map(postgresql::FollowError::class)
+        })
+        .or_else(|| {
+            link.downcast_ref::<mysql::FollowError>()
+                .map(mysql::FollowError::class)
+        })
+        .or_else(|| link.downcast_ref::<MysqlError>().map(MysqlError::class))
         .or_else(|| link.downcast_ref::<StorageError>().map(StorageError::class))
         .or_else(|| link.downcast_ref::<BaseBackupError>().map(BaseBackupError::class))
         .or_else(|| {

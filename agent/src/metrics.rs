@@ -77,7 +77,7 @@ struct Name(&'static str, &'static str, &'static str);
 /// A metric with no labels of its own, and how it is read; `None`: not known now, no sample.
 struct Plain(Name, fn(&Facts, Timestamp) -> Option<f64>);
 
-const PLAIN: [Plain; 23] = [
+const PLAIN: [Plain; 24] = [
     plain(
         "tidemark_generation",
         GAUGE,
@@ -113,6 +113,12 @@ const PLAIN: [Plain; 23] = [
         GAUGE,
         "Log that exists and is not in the repository",
         |f, _| Some(f.lag_bytes() as f64),
+    ),
+    plain(
+        "tidemark_purge_seconds",
+        GAUGE,
+        "How long until the server may purge binlog that is not in the repository",
+        |f, _| f.purge_in.map(|left| left.as_secs_f64()),
     ),
     plain(
         "tidemark_lag_seconds",

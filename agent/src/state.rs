@@ -191,6 +191,8 @@ pub struct Facts {
     /// Bytes of whole log files that lie between `durable` and `server_end`, where positions do not tell (binlogs).
     #[serde(skip)]
     pub files_behind: u64,
+    /// How long until the server may purge log that is not durable; `None`: all closed files are.
+    pub purge_in: Option<Duration>,
     /// When something was last heard from the server.
     pub last_contact: Option<Timestamp>,
     /// Which commits wait, and since when.

@@ -3,6 +3,7 @@
 
 mod backups;
 mod lease_keeper;
+pub mod mysql;
 pub mod postgresql;
 mod shipper;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::lease_keeper::LeaseKeeper;
+use self::mysql::BinlogPipeline;
 use self::postgresql::WalPipeline;
 use crate::config::{Server, ServerSettings};
 use crate::exit::{class_of, hint_of, one_line};
@@ -76,7 +78,7 @@ impl LogTask {
                 drive(WalPipeline::new(self, settings), &state, &cancel).await;
             }
             Server::Mysql(settings) => {
-                let _ = settings;
+                drive(BinlogPipeline::new(self, settings), &state, &cancel).await;
             }
         }
         state.update(|facts| facts.pipeline = Pipeline::Stopped);

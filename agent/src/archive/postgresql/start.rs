@@ -1,6 +1,6 @@
 //! Where to begin streaming: decided from what is stored and from the history of the server's timeline. Pure.
 
-use tidemark_repository::log::{ChainPoint, Resume, Run, SliceFacts, run_to_continue};
+use tidemark_repository::log::{ChainPoint, Resume, Run, run_to_continue};
 use tidemark_repository::{Branch, LogPosition, SliceKey};
 use tidemark_types::{Lsn, TimelineHistory, TimelineId, WalSegmentSize};
 
@@ -190,36 +190,10 @@ fn resume_in(
         .filter(|point| point.position <= wanted && point.position == point.position.grain_start())
         .max()
         .unwrap_or(run.begin);
-    let start = seed.position;
-    let known: Vec<ChainPoint> = run
-        .known_points(slices)
-        .into_iter()
-        .filter(|point| point.position >= start)
-        .collect();
-    let mut stored_facts: Vec<_> = slices
-        .iter()
-        .filter(|slice| slice.begin_position() >= start && slice.end_position() <= run.end.position)
-        .map(|slice| {
-            (
-                slice.end_position(),
-                SliceFacts {
-                    times: slice.times,
-                    flags: slice.facts_flags(),
-                },
-            )
-        })
-        .collect();
-    stored_facts.sort_by_key(|(end, _)| *end);
-    let resume = Resume {
-        start,
-        seed: seed.hash,
-        durable: run.end.position,
-        known,
-        stored_facts,
-    };
+    let resume = Resume::within(run, slices, seed);
     Start {
         timeline,
-        lsn: lsn_of(start, size),
+        lsn: lsn_of(seed.position, size),
         resume,
         whole,
     }

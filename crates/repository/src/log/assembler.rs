@@ -10,7 +10,8 @@ use bytes::{Bytes, BytesMut};
 use tidemark_types::Timestamp;
 
 use super::{
-    ChainHash, ChainKey, ChainPoint, GRAIN_LEN, LogPosition, RunningHash, SliceFlags, SliceKey, TimeRange,
+    ChainHash, ChainKey, ChainPoint, GRAIN_LEN, LogPosition, Run, RunningHash, SliceFlags, SliceKey,
+    TimeRange,
 };
 
 /// Received bytes are kept in blocks of this many bytes: large enough to be few, small enough not to be held for long
@@ -78,6 +79,33 @@ pub struct Resume {
 }
 
 impl Resume {
+    /// Goes on from `run`, with bytes from `seed` on: a point on its path at a grain's start. `slices` are all that are
+    /// stored of the branch from there on.
+    pub fn within(run: &Run, slices: &[SliceKey], seed: ChainPoint) -> Resume {
+        let known = run.known_points(slices).into_iter();
+        let mut stored_facts: Vec<_> = slices
+            .iter()
+            .filter(|slice| {
+                slice.begin_position() >= seed.position && slice.end_position() <= run.end.position
+            })
+            .map(|slice| {
+                let facts = SliceFacts {
+                    times: slice.times,
+                    flags: slice.facts_flags(),
+                };
+                (slice.end_position(), facts)
+            })
+            .collect();
+        stored_facts.sort_by_key(|(end, _)| *end);
+        Resume {
+            start: seed.position,
+            seed: seed.hash,
+            durable: run.end.position,
+            known: known.filter(|point| point.position >= seed.position).collect(),
+            stored_facts,
+        }
+    }
+
     /// A log that nothing is stored of, from `file` on.
     pub fn origin(file: u64) -> Resume {
         let start = LogPosition::start_of(file);

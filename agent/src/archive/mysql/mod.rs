@@ -1,0 +1,339 @@
+//! MySQL and MariaDB: the binlog as a replica receives it.
+
+mod follow;
+mod intake;
+mod marks;
+mod prove;
+pub mod source;
+mod start;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_mysql::archive::BranchEnd;
+use tidemark_mysql::binlog::BinlogOffset;
+use tidemark_mysql::client::{BinlogStream, ReplicaIdentity};
+use tidemark_mysql::replication::{DumpRequest, Replica};
+use tidemark_repository::base::BackupHeader;
+use tidemark_repository::{Archive, Branch, GapRecord, LogPosition};
+use tidemark_types::{Clock, ErrorClass, LogFiles, SystemClock};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::follow::Follower;
+use self::intake::Intake;
+use self::marks::BinlogMarks;
+use self::prove::holds_file;
+use self::source::Source;
+use self::start::{Anew, Begin, Start, Stored, decide};
+use super::lease_keeper::{LeaseKeeper, Marks};
+use super::shipper::{Cadence, Shipper};
+use super::{LAST_MARK_MAX, LogPipeline, LogTask, Next, backups, give_up, is_open};
+use crate::base::host;
+use crate::config::MysqlSettings;
+use crate::exit::{Failure, class_of};
+use crate::state::Pipeline;
+
+pub use self::follow::FollowError;
+
+/// The source says at least this often that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Follows the binlog of one MySQL or MariaDB server.
+pub struct BinlogPipeline {
+    task: LogTask,
+    settings: Arc<MysqlSettings>,
+    memory: Memory,
+}
+
+/// What is carried from one attempt to the next.
+#[derive(Default)]
+struct Memory {
+    /// Where the server's binlog was damaged when it was met before.
+    damage: BTreeSet<LogPosition>,
+    /// Where the server's bytes were not those that are stored.
+    diverged: Option<LogPosition>,
+    /// Another agent took the lease from this one.
+    dispossessed: bool,
+}
+
+/// A stream that was begun.
+struct Begun {
+    start: Start,
+    stream: BinlogStream,
+}
+
+impl LogPipeline for BinlogPipeline {
+    async fn attempt(&mut self, cancel: &CancellationToken) -> anyhow::Result<Next> {
+        self.task.starting();
+        let mut source = Source::connect(&self.settings).await?;
+        let archive = source
+            .archive(&self.task.repository, &self.settings.server)
+            .await?;
+        self.task
+            .state
+            .update(|facts| facts.generation = Some(archive.record().generation));
+        let lease = self
+            .task
+            .take_lease(&archive, self.memory.dispossessed, |_| false, cancel);
+        let Some(keeper) = lease.await? else {
+            return Ok(Next::Stop);
+        };
+        let begun = match self.begin(&mut source, &archive).await {
+            Ok(begun) => begun,
+            Err(error) => return Err(give_up(keeper, error).await),
+        };
+        self.follow(source, &archive, begun, keeper, cancel).await
+    }
+
+    fn learn(&mut self, error: &anyhow::Error) -> bool {
+        let failed = error.downcast_ref::<FollowError>();
+        self.memory.damage.extend(failed.and_then(FollowError::damage));
+        self.memory.diverged = failed.and_then(FollowError::divergence);
+        self.memory.dispossessed |= class_of(error) == ErrorClass::Conflict && self.memory.diverged.is_none();
+        self.memory.diverged.is_some()
+    }
+}
+
+impl BinlogPipeline {
+    /// A pipeline that knows nothing yet.
+    pub fn new(task: LogTask, settings: Arc<MysqlSettings>) -> BinlogPipeline {
+        BinlogPipeline {
+            task,
+            settings,
+            memory: Memory::default(),
+        }
+    }
+
+    /// Streams under the lease, and gives it back at the end.
+    async fn follow(
+        &mut self,
+        source: Source,
+        archive: &Archive,
+        begun: Begun,
+        mut keeper: LeaseKeeper,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Next> {
+        let Begun { start, stream } = begun;
+        let (branch, files) = (start.branch, source.log_files(start.branch));
+        self.task.state.update(|facts| {
+            facts.pipeline = Pipeline::Streaming;
+            facts.restart_at(branch, files.position(start.event), files.position(start.whole));
+        });
+        self.task.backups_due.notify_one();
+        tracing::info!(position = %files.position(start.event), %branch, "streaming");
+        let stop = CancellationToken::new();
+        let intake = self.intake(archive, &start, files);
+        let state = Arc::clone(&self.task.state);
+        let follower =
+            Follower::new(stream, intake, self.task.hold.subscribe(), Arc::clone(&state)).run(&stop);
+        let mut follower = std::pin::pin!(follower);
+        let marks = BinlogMarks::new(source.sql, branch, files);
+        tokio::select! {
+            ended = &mut follower => match ended {
+                Ok(()) => {}
+                Err(error) => return Err(give_up(keeper, error.into()).await),
+            },
+            Err(error) = keeper.keep(&marks) => {
+                // Who lost the lease stops at once; else what was received is stored first.
+                if class_of(&error) != ErrorClass::Conflict {
+                    stop.cancel();
+                    let _ = follower.await;
+                }
+                return Err(error);
+            }
+            Err(error) = marks.watch(&state) => {
+                stop.cancel();
+                let _ = follower.await;
+                return Err(error);
+            }
+            () = cancel.cancelled() => {
+                let mark = timeout(LAST_MARK_MAX, marks.mark()).await;
+                stop.cancel();
+                let ended = follower.await;
+                keeper.release(mark.ok().and_then(Result::ok).flatten()).await;
+                ended?;
+                return Ok(Next::Stop);
+            }
+        }
+        Ok(Next::Again)
+    }
+
+    fn intake(&self, archive: &Archive, start: &Start, files: LogFiles) -> Intake {
+        let cadence = if self.settings.semi_sync {
+            Cadence::AtOnce
+        } else {
+            Cadence::Within(self.settings.server.max_lag)
+        };
+        let state = Arc::clone(&self.task.state);
+        let shipper = Shipper::new(
+            archive.clone(),
+            start.branch,
+            start.resume.clone(),
+            start.whole,
+            cadence,
+            Arc::clone(&state),
+        );
+        Intake::new(shipper, start, files, self.memory.damage.clone(), state)
+    }
+
+    /// Finds out where to begin, and begins: where the archive ends, or on a new branch.
+    async fn begin(&mut self, source: &mut Source, archive: &Archive) -> anyhow::Result<Begun> {
+        let backups = backups(archive).await?;
+        let gaps = archive.gaps().await?;
+        if gaps.iter().any(|gap| is_open(gap, &backups)) {
+            self.hold_for_gap();
+        }
+        let stored = source.stored(archive, &backups, &self.settings.server).await?;
+        let files = source.files().await?;
+        let diverged = self.memory.diverged.take();
+        match decide(stored.as_ref(), &files, diverged) {
+            Begin::GoOn(start) => self.start(source, *start).await,
+            Begin::Prove { start, fork } => {
+                let begun = self.start(source, *start).await?;
+                let (mut stream, start) = (begun.stream, begun.start);
+                let branch = start.branch;
+                let anew = if holds_file(&mut stream, archive, start).await? {
+                    Anew::at_fork(branch, fork)
+                } else {
+                    Anew::behind_nothing(&files, start::RESET)
+                };
+                drop(stream);
+                self.begin_anew(source, archive, &anew, stored.as_ref(), &backups)
+                    .await
+            }
+            Begin::Anew(anew) => {
+                self.begin_anew(source, archive, &anew, stored.as_ref(), &backups)
+                    .await
+            }
+        }
+    }
+
+    /// Begins a branch; where nothing leads to it, behind a gap that is recorded.
+    async fn begin_anew(
+        &self,
+        source: &mut Source,
+        archive: &Archive,
+        anew: &Anew,
+        stored: Option<&Stored>,
+        backups: &[BackupHeader],
+    ) -> anyhow::Result<Begun> {
+        let begun_before = match stored {
+            Some(stored) => Some((stored.branch, stored.run.end.position)),
+            None => {
+                let newest = archive.branches().await?.into_iter().max();
+                newest.map(|branch| (branch, LogPosition::default()))
+            }
+        };
+        let branch = source.begin_branch(archive, anew).await?;
+        let start = Start::of_new_branch(branch, anew.first_file);
+        if let Some((old, end)) = begun_before {
+            let files = source.log_files(old);
+            match anew.follows {
+                Some(fork) => self.alarm_rolled_back(files, fork, end),
+                None => {
+                    let reason = anew.reason;
+                    let next = source.log_files(branch).position(start.event);
+                    self.task.alarm_gap(format!(
+                        "from {} to {next} of branch {branch}: {reason}",
+                        files.position(end)
+                    ));
+                }
+            }
+            let settled = anew.follows.map_or(end, |fork| LogPosition {
+                file: fork.file,
+                offset: fork.offset,
+            });
+            // A base backup of what the server no longer has leads nowhere: the next one closes that, too.
+            let is_dead = |backup: &BackupHeader| {
+                let end = &backup.facts.end;
+                let end = LogPosition {
+                    file: end.file,
+                    offset: end.offset,
+                };
+                backup.facts.end.branch == old.0 && end > settled
+            };
+            if anew.follows.is_none() || backups.last().is_some_and(is_dead) {
+                self.record_gap(archive, (old, settled), start.event, anew.reason)
+                    .await?;
+            }
+        }
+        self.start(source, start).await
+    }
+
+    async fn record_gap(
+        &self,
+        archive: &Archive,
+        (branch, begin): (Branch, LogPosition),
+        end: LogPosition,
+        reason: &str,
+    ) -> anyhow::Result<()> {
+        let gap = GapRecord {
+            branch,
+            begin,
+            end,
+            found: SystemClock.now(),
+            reason: reason.to_owned(),
+        };
+        archive.record_gap(&gap).await?;
+        self.hold_for_gap();
+        Ok(())
+    }
+
+    /// Commits that wait for us must not be acknowledged while what they build on is lost.
+    fn hold_for_gap(&self) {
+        if self.settings.semi_sync {
+            self.task.hold_for_gap();
+        }
+    }
+
+    fn alarm_rolled_back(&self, files: LogFiles, fork: BranchEnd, end: LogPosition) {
+        let begin = files.position(LogPosition {
+            file: fork.file,
+            offset: fork.offset,
+        });
+        let text = format!(
+            "the server came back without some of the log that it had sent: what is archived from {begin} to {} and not on \
+             the server stays readable on branch {}, and no restore passes it",
+            files.position(end),
+            fork.branch
+        );
+        tracing::error!("{text}");
+        self.task
+            .state
+            .update(|facts| facts.alarms.insert("rolled_back", text));
+    }
+
+    /// Asks for the stream.
+    async fn start(&self, source: &mut Source, start: Start) -> anyhow::Result<Begun> {
+        let identity =
+            ReplicaIdentity::new(&format!("{} on {}", self.settings.server.name, host::host_name()));
+        let server_id = match self.settings.server_id {
+            Some(server_id) => server_id,
+            None => source.sql.unused_server_id(&identity).await?,
+        };
+        let replica = Replica {
+            server_id,
+            uuid: identity.uuid,
+            heartbeat: HEARTBEAT,
+            semi_sync: self.settings.semi_sync,
+        };
+        let file = source.basename.file_name(start.event.file);
+        let request = DumpRequest {
+            file: &file,
+            position: BinlogOffset(start.event.offset.max(BinlogOffset::FIRST_EVENT.0)),
+            ends_with_log: false,
+        };
+        let stream = BinlogStream::start(&source.options, &replica, &request).await?;
+        if stream.host() != source.sql.host() {
+            let message = format!(
+                "connected to {} and {}: the hosts' roles are changing",
+                source.sql.host(),
+                stream.host()
+            );
+            return Err(Failure::new(ErrorClass::Transient, message).into());
+        }
+        Ok(Begun { start, stream })
+    }
+}
