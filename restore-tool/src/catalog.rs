@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use tidemark_repository::base::list_backups;
+use tidemark_mysql::archive::BinlogBranch;
+use tidemark_repository::base::{LogPosition as StoredPosition, list_backups};
 use tidemark_repository::log::{Run, coverage};
 use tidemark_repository::{Archive, Branch, LogPosition, Repository, lease};
-use tidemark_types::{ErrorClass, TimelineHistory, TimelineId, WalSegmentSize};
+use tidemark_types::{BinlogBasename, ErrorClass, LogFiles, TimelineHistory, TimelineId, WalSegmentSize};
 
+use crate::engine::Engine;
 use crate::exit::Failure;
-use crate::plan::{Base, Listed, SetAside, StoredLens};
-use crate::positions::{branch_of, lsn_of, position_of, timeline_of};
+use crate::plan::{Ancestry, Base, BranchLog, Listed, SetAside, StoredLens};
 
 /// A position on a branch. A position on a later branch is a later one.
 type Place = (Branch, LogPosition);
+
+/// What is known of a branch before its log is listed.
+type BranchFacts = (LogFiles, Ancestry);
 
 /// How much of the log to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,25 +29,14 @@ pub enum Extent {
 }
 
 /// The segment size of a PostgreSQL archive.
-///
-/// # Errors
-/// When the archive is of another engine, or its record makes no sense.
-pub fn segment_size(archive: &Archive) -> anyhow::Result<WalSegmentSize> {
+fn segment_size(archive: &Archive) -> Result<WalSegmentSize, Failure> {
     let record = archive.record();
-    if record.engine != "postgresql" {
-        let message = format!(
-            "server {} is a {} server, which this version cannot restore",
-            record.name, record.engine
-        );
-        return Err(Failure::new(ErrorClass::Config, message).into());
-    }
     let len = record.log_file_len.unwrap_or_default();
     WalSegmentSize::try_from(len).map_err(|error| {
         Failure::new(
             ErrorClass::Corrupt,
             format!("the record of server {}: {error}", record.name),
         )
-        .into()
     })
 }
 
@@ -52,15 +45,20 @@ pub fn segment_size(archive: &Archive) -> anyhow::Result<WalSegmentSize> {
 /// # Errors
 /// What the store says; damage in small objects.
 pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) -> anyhow::Result<Listed> {
-    let size = segment_size(archive)?;
     let record = archive.record();
+    let engine = Engine::of(record)?;
+    let wal = match engine {
+        Engine::Postgresql => Some(segment_size(archive)?),
+        Engine::Mysql | Engine::Mariadb => None,
+    };
+    let branches = branch_facts(archive, wal).await?;
     let backups = list_backups(&archive.base())
         .await
         .context("list the base backups")?;
     let bases: Vec<Base> = backups
         .backups
         .iter()
-        .map(|header| Base::new(header, size))
+        .map(|header| Base::new(header, |position| files_of(wal, &branches, position)))
         .collect();
     let lease = lease::read_lease(&**repository.storage(), &record.name).await?;
     let lease = lease
@@ -71,12 +69,10 @@ pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) ->
     let mut listed = Listed {
         server: record.name.clone(),
         generation: record.generation,
+        engine,
         system_id: record.system_id.clone(),
-        segment_size: size,
-        runs: BTreeMap::new(),
-        stored: BTreeMap::new(),
+        branches: BTreeMap::new(),
         set_aside: Vec::new(),
-        histories: BTreeMap::new(),
         unreadable_bases: Vec::new(),
         gaps: archive.gaps().await.context("list the recorded gaps")?,
         lease,
@@ -87,66 +83,157 @@ pub async fn list(repository: &Repository, archive: &Archive, extent: Extent) ->
         .into_iter()
         .map(|(id, error)| (id.to_string(), error));
     listed.unreadable_bases = unreadable.collect();
-    for branch in archive.branches().await.context("list the timelines")? {
-        let timeline = timeline_of(branch);
-        if let Some(history) = read_history(archive, timeline).await? {
-            listed.histories.insert(timeline, history);
-        }
+    for (branch, (files, ancestry)) in branches {
         let from = match extent {
             Extent::All => 0,
-            Extent::FromFirstBase => first_file(&listed.bases, timeline, size),
+            Extent::FromFirstBase => first_file(&listed.bases, branch, files),
         };
         let last = covered
             .filter(|covered| covered.branch == branch)
             .map(|covered| covered.position.file);
         let mut list = archive.list_slices(branch, from, last).await?;
-        listed.stored.insert(timeline, StoredLens::new(&list));
+        let stored = StoredLens::new(&list);
         list.stored_lens = Vec::new();
         // Joining a million names takes a moment of CPU.
         let runs = tokio::task::spawn_blocking(move || coverage(&mut list.slices)).await?;
         let place = covered.map(|covered| (covered.branch, covered.position));
-        let (runs, aside) = set_aside(runs, timeline, &listed.bases, place, size);
-        listed.runs.insert(timeline, runs);
+        let (runs, aside) = set_aside(runs, branch, &listed.bases, place);
         listed.set_aside.extend(aside.iter().map(|run| SetAside {
-            timeline,
-            begin: lsn_of(run.begin.position, size),
-            end: lsn_of(run.end.position, size),
+            branch,
+            begin: files.position(run.begin.position),
+            end: files.position(run.end.position),
         }));
+        listed.branches.insert(
+            branch,
+            BranchLog {
+                files,
+                ancestry,
+                runs,
+                stored,
+            },
+        );
     }
     Ok(listed)
 }
 
-/// Parts the runs of one timeline into those that count and those that nothing leads to: what a killed writer stored
+/// The branches that log is stored of, and what leads to each. `wal` is the segment size where they are timelines.
+async fn branch_facts(
+    archive: &Archive,
+    wal: Option<WalSegmentSize>,
+) -> anyhow::Result<BTreeMap<Branch, BranchFacts>> {
+    let branches = archive.branches().await.context("list the branches of the log")?;
+    match wal {
+        Some(size) => timelines(archive, &branches, size).await,
+        None => binlog_branches(archive, &branches).await,
+    }
+}
+
+async fn timelines(
+    archive: &Archive,
+    branches: &[Branch],
+    size: WalSegmentSize,
+) -> anyhow::Result<BTreeMap<Branch, BranchFacts>> {
+    let mut facts = BTreeMap::new();
+    for branch in branches {
+        let timeline = TimelineId(branch.0);
+        // One without a history file has no known ancestors.
+        let history = read_history(archive, timeline).await?;
+        let history = history.unwrap_or_else(|| TimelineHistory::root(timeline));
+        let ancestry = Ancestry::of_timeline(&history, size);
+        facts.insert(*branch, (LogFiles::Wal(size), ancestry));
+    }
+    Ok(facts)
+}
+
+async fn binlog_branches(
+    archive: &Archive,
+    branches: &[Branch],
+) -> anyhow::Result<BTreeMap<Branch, BranchFacts>> {
+    let mut known: BTreeMap<Branch, BinlogBranch> = BTreeMap::new();
+    // One that nothing was ever written on may lie between two others.
+    let mut to_read = branches.to_vec();
+    while let Some(branch) = to_read.pop() {
+        if known.contains_key(&branch) {
+            continue;
+        }
+        let facts = read_binlog_branch(archive, branch).await?;
+        to_read.extend(facts.follows.map(|end| Branch(end.branch)));
+        known.insert(branch, facts);
+    }
+    let facts = branches.iter().filter_map(|branch| {
+        let files = known.get(branch)?.files(branch.0);
+        Some((*branch, (files, Ancestry::of_binlogs(*branch, &known)?)))
+    });
+    Ok(facts.collect())
+}
+
+async fn read_binlog_branch(archive: &Archive, branch: Branch) -> anyhow::Result<BinlogBranch> {
+    let name = BinlogBranch::FILE_NAME;
+    let damaged = |problem: String| {
+        Failure::new(
+            ErrorClass::Corrupt,
+            format!("{name} of branch {branch} of the binlog {problem}"),
+        )
+    };
+    let bytes = archive.read_branch_file(branch, name).await?;
+    let bytes =
+        bytes.ok_or_else(|| damaged("is missing: nothing tells what its files are called".to_owned()))?;
+    let facts =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(format!("cannot be read: {error}")))?;
+    Ok(facts)
+}
+
+/// The log files of the branch that a base backup's position lies on, whether or not log of that is stored.
+fn files_of(
+    wal: Option<WalSegmentSize>,
+    branches: &BTreeMap<Branch, BranchFacts>,
+    position: &StoredPosition,
+) -> LogFiles {
+    if let Some(size) = wal {
+        return LogFiles::Wal(size);
+    }
+    let known = branches.get(&Branch(position.branch)).map(|(files, _)| *files);
+    known.unwrap_or_else(|| {
+        let file = position.text.rsplit_once(':').map_or("", |(file, _)| file);
+        let basename = BinlogBasename::parse_file(file).map(|(basename, _)| basename);
+        LogFiles::Binlog {
+            branch: position.branch,
+            basename: basename.unwrap_or_else(|| BinlogBasename::new("binlog")),
+        }
+    })
+}
+
+/// Parts the runs of one branch into those that count and those that nothing leads to: what a killed writer stored
 /// past a slice that it had not stored yet. Those would pass for log behind a gap, and the true end of the log for
 /// something that is not the latest. A hole before `covered` is no such thing: a writer went on behind it, so what is
 /// missing there is lost.
-fn set_aside(
-    runs: Vec<Run>,
-    timeline: TimelineId,
-    bases: &[Base],
-    covered: Option<Place>,
-    size: WalSegmentSize,
-) -> (Vec<Run>, Vec<Run>) {
+fn set_aside(runs: Vec<Run>, branch: Branch, bases: &[Base], covered: Option<Place>) -> (Vec<Run>, Vec<Run>) {
     let has_base = |run: &Run| {
         let mut begins = bases
             .iter()
-            .filter(|base| base.begin.timeline == timeline)
-            .map(|base| base.begin.lsn);
-        begins.any(|begin| run.contains(position_of(begin, size)))
+            .filter(|base| base.begin.branch == branch)
+            .map(|base| base.begin.position.at);
+        begins.any(|begin| run.contains(begin))
     };
     let mut before = None;
     runs.into_iter().partition(|run| {
-        let hole = before.replace((branch_of(timeline), run.end.position));
+        let hole = before.replace((branch, run.end.position));
         let is_lost = |hole: Place| covered.is_some_and(|covered| hole < covered);
         hole.is_none_or(is_lost) || run.is_anchored() || has_base(run)
     })
 }
 
-/// The first file of `timeline` that any base backup needs; all of them for timelines that begin later.
-fn first_file(bases: &[Base], timeline: TimelineId, size: WalSegmentSize) -> u64 {
-    let begins = bases.iter().filter(|base| base.begin.timeline <= timeline);
-    let first = begins.map(|base| position_of(base.begin.lsn, size).file).min();
-    first.unwrap_or_default()
+/// The first file of `branch` that any base backup needs. Timelines number their files on from the one that they left; of
+/// a branch of binlogs whatever leads on from an earlier one may be needed.
+fn first_file(bases: &[Base], branch: Branch, files: LogFiles) -> u64 {
+    let counts_anew = matches!(files, LogFiles::Binlog { .. });
+    let begins = bases.iter().map(|base| base.begin);
+    let begins = begins.filter(|begin| begin.branch <= branch);
+    let first = begins.map(|begin| match begin.branch == branch || !counts_anew {
+        true => begin.position.at.file,
+        false => 0,
+    });
+    first.min().unwrap_or_default()
 }
 
 /// The ancestry of a timeline as its history file tells it.
@@ -171,7 +258,7 @@ pub async fn read_history(
 /// When the file is damaged; what the store says.
 pub async fn read_history_text(archive: &Archive, timeline: TimelineId) -> anyhow::Result<Option<String>> {
     let name = timeline.history_file_name();
-    let bytes = archive.read_branch_file(branch_of(timeline), &name).await?;
+    let bytes = archive.read_branch_file(Branch(timeline.0), &name).await?;
     let text = bytes.map(String::from_utf8).transpose();
     text.map_err(|_| Failure::new(ErrorClass::Corrupt, format!("the stored {name} is no text")).into())
 }
@@ -185,10 +272,10 @@ mod tests {
     use tidemark_types::{Lsn, Timestamp};
 
     const MIB: u64 = 1 << 20;
-    const TIMELINE: TimelineId = TimelineId(2);
+    const BRANCH: Branch = Branch(2);
 
-    fn size() -> WalSegmentSize {
-        WalSegmentSize::try_from(MIB).unwrap()
+    fn files() -> LogFiles {
+        LogFiles::Wal(WalSegmentSize::try_from(MIB).unwrap())
     }
 
     /// A slice of `[begin, end)`, which lies in one segment.
@@ -216,14 +303,14 @@ mod tests {
         slice(MIB + 3000, MIB + 5000, ChainHash((MIB + 3000).to_be_bytes()))
     }
 
-    fn place(timeline: u32, lsn: u64) -> Option<Place> {
-        Some((branch_of(TimelineId(timeline)), position_of(Lsn(lsn), size())))
+    fn place(branch: u32, lsn: u64) -> Option<Place> {
+        Some((Branch(branch), files().lsn(Lsn(lsn)).at))
     }
 
-    fn base_at(timeline: TimelineId, lsn: u64) -> Base {
+    fn base_at(branch: Branch, lsn: u64) -> Base {
         let point = |lsn| Point {
-            timeline,
-            lsn: Lsn(lsn),
+            branch,
+            position: files().lsn(Lsn(lsn)),
         };
         Base {
             id: "base".to_owned(),
@@ -240,7 +327,7 @@ mod tests {
 
     /// How many of two runs are kept; the first always is.
     fn kept(behind: SliceKey, bases: &[Base], covered: Option<Place>) -> usize {
-        let (kept, aside) = set_aside(runs_with(behind), TIMELINE, bases, covered, size());
+        let (kept, aside) = set_aside(runs_with(behind), BRANCH, bases, covered);
         assert_eq!(kept.len() + aside.len(), 2);
         assert_eq!(kept[0].begin.hash, ChainHash::ORIGIN);
         kept.len()
@@ -279,14 +366,14 @@ mod tests {
 
     #[test]
     fn log_that_a_base_backup_begins_in_is_kept() {
-        assert_eq!(kept(unanchored(), &[base_at(TIMELINE, MIB + 4000)], None), 2);
+        assert_eq!(kept(unanchored(), &[base_at(BRANCH, MIB + 4000)], None), 2);
         assert_eq!(
-            kept(unanchored(), &[base_at(TIMELINE, MIB + 2000)], None),
+            kept(unanchored(), &[base_at(BRANCH, MIB + 2000)], None),
             1,
             "in the hole"
         );
         assert_eq!(
-            kept(unanchored(), &[base_at(TimelineId(1), MIB + 4000)], None),
+            kept(unanchored(), &[base_at(Branch(1), MIB + 4000)], None),
             1,
             "elsewhere"
         );
@@ -295,7 +382,7 @@ mod tests {
     #[test]
     fn the_first_run_is_kept_whatever_it_begins_with() {
         let runs = coverage(&mut [unanchored()]);
-        let (kept, aside) = set_aside(runs, TIMELINE, &[], None, size());
+        let (kept, aside) = set_aside(runs, BRANCH, &[], None);
         assert_eq!((kept.len(), aside.len()), (1, 0));
     }
 }

@@ -4,11 +4,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidemark_mysql::binlog::TransactionGtid;
 use tidemark_postgres::restore::TablespaceMapping;
-use tidemark_types::{ErrorClass, Lsn, TimelineId, Timestamp, parse_time};
+use tidemark_repository::Branch;
+use tidemark_types::{ErrorClass, Lsn, Timestamp, parse_time};
 
 use crate::exit::Failure;
-use crate::plan::{Pick, Request, Target};
+use crate::plan::{BinlogPoint, Pick, Request, Target, TransactionId};
 use crate::source::{RepositoryArgs, ServerArgs};
 use crate::telemetry::LogOptions;
 
@@ -34,7 +36,7 @@ pub enum Command {
     Plan(PlanArgs),
     /// Restore a server.
     Restore(Box<RestoreArgs>),
-    /// Write plain WAL segment files.
+    /// Write plain log files: WAL segments, binlog files.
     Export(ExportArgs),
     /// Serve one WAL file to a restored server; its restore_command calls this.
     WalGet {
@@ -67,15 +69,23 @@ pub struct TargetArgs {
     #[arg(long, value_name = "TIME")]
     pub target_time: Option<String>,
 
-    /// A position in the log.
+    /// PostgreSQL: a position in the log.
     #[arg(long, value_name = "LSN")]
     pub target_lsn: Option<Lsn>,
 
-    /// The end of a transaction (or of the one that this was a subtransaction of).
+    /// PostgreSQL: the end of a transaction (or of the one that this was a subtransaction of).
     #[arg(long, value_name = "XID")]
     pub target_xid: Option<u64>,
 
-    /// A named restore point.
+    /// MySQL, MariaDB: the end of a transaction.
+    #[arg(long, value_name = "GTID")]
+    pub target_gtid: Option<String>,
+
+    /// MySQL, MariaDB: a position in a binlog file, such as binlog.000003:198; the transactions that end up to there.
+    #[arg(long, value_name = "FILE:OFFSET")]
+    pub target_position: Option<String>,
+
+    /// PostgreSQL: a named restore point.
     #[arg(long, value_name = "NAME")]
     pub target_name: Option<String>,
 
@@ -83,7 +93,7 @@ pub struct TargetArgs {
     #[arg(long)]
     pub target_immediate: bool,
 
-    /// The last record that is stored.
+    /// The last record, or transaction, that is stored.
     #[arg(long)]
     pub target_latest: bool,
 }
@@ -104,7 +114,11 @@ pub struct WhatArgs {
     #[arg(long, conflicts_with_all = ["target_immediate", "target_latest"])]
     pub exclusive: bool,
 
-    /// Follow this timeline instead of the newest.
+    /// Follow this branch of the log instead of the newest, as `list` numbers them.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "timeline")]
+    pub branch: Option<u32>,
+
+    /// PostgreSQL: the same; follow this timeline.
     #[arg(long, value_name = "NUMBER")]
     pub timeline: Option<u32>,
 
@@ -121,7 +135,7 @@ impl WhatArgs {
     /// The target as asked for; `now` is what relative times count from.
     ///
     /// # Errors
-    /// When the time cannot be read.
+    /// When it cannot be read.
     pub fn request(&self, now: Timestamp) -> Result<Request, Failure> {
         let target = &self.target;
         let target = if let Some(text) = &target.target_time {
@@ -133,7 +147,15 @@ impl WhatArgs {
             Target::Lsn(lsn)
         } else if let Some(xid) = target.target_xid {
             // What pg_current_xact_id() shows has an epoch above the 32 bits that the log holds.
-            Target::Xid((xid & u64::from(u32::MAX)) as u32)
+            Target::Transaction(TransactionId::Xid((xid & u64::from(u32::MAX)) as u32))
+        } else if let Some(text) = &target.target_gtid {
+            Target::Transaction(TransactionId::Gtid(parse_gtid(text)?))
+        } else if let Some(text) = &target.target_position {
+            let point = BinlogPoint::parse(text).ok_or_else(|| {
+                let message = format!("--target-position: \"{text}\" is no position in a binlog");
+                Failure::usage(message).hint("give FILE:OFFSET, such as binlog.000003:198")
+            })?;
+            Target::Binlog(point)
         } else if let Some(name) = &target.target_name {
             Target::Name(name.clone())
         } else if target.target_immediate {
@@ -153,10 +175,20 @@ impl WhatArgs {
         })
     }
 
-    /// The timeline that was asked for.
-    pub fn timeline(&self) -> Option<TimelineId> {
-        self.timeline.map(TimelineId)
+    /// The branch that was asked for.
+    pub fn branch(&self) -> Option<Branch> {
+        self.branch.or(self.timeline).map(Branch)
     }
+}
+
+/// A GTID as its vendor writes it: only MySQL's has colons.
+fn parse_gtid(text: &str) -> Result<TransactionGtid, Failure> {
+    let gtid = if text.contains(':') {
+        text.parse().map(TransactionGtid::MySql)
+    } else {
+        text.parse().map(TransactionGtid::MariaDb)
+    };
+    gtid.map_err(|error| Failure::usage(format!("--target-gtid: {error}")))
 }
 
 /// Arguments of `plan`.
@@ -238,15 +270,19 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub server: ServerArgs,
 
-    /// First log wanted: an LSN or a time. By default what the timeline's unbroken log begins with.
-    #[arg(long, value_name = "LSN|TIME")]
+    /// First log wanted: an LSN, a binlog's FILE:OFFSET, or a time. By default what the branch's unbroken log begins with.
+    #[arg(long, value_name = "POSITION|TIME")]
     pub from: Option<String>,
 
-    /// Last log wanted: an LSN or a time. By default everything.
-    #[arg(long, value_name = "LSN|TIME")]
+    /// Last log wanted. By default everything.
+    #[arg(long, value_name = "POSITION|TIME")]
     pub to: Option<String>,
 
-    /// Follow this timeline instead of the newest.
+    /// Follow this branch of the log instead of the newest, as `list` numbers them. Of binlogs: its own files only.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "timeline")]
+    pub branch: Option<u32>,
+
+    /// PostgreSQL: the same; follow this timeline.
     #[arg(long, value_name = "NUMBER")]
     pub timeline: Option<u32>,
 

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::io::Write;
 
+use tidemark_mysql::binlog::BinlogError;
 use tidemark_postgres::basebackup::BaseBackupError;
 use tidemark_postgres::control_file::ControlFileError;
 use tidemark_postgres::restore::RestoreError;
@@ -68,6 +69,7 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
                 .map(ControlFileError::class)
         })
         .or_else(|| link.downcast_ref::<WalError>().map(WalError::class))
+        .or_else(|| link.downcast_ref::<BinlogError>().map(BinlogError::class))
         .or_else(|| link.downcast_ref::<std::io::Error>().and_then(class_of_io))
 }
 

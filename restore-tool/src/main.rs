@@ -3,10 +3,11 @@
 mod catalog;
 mod cli;
 mod command;
+mod engine;
 mod exit;
+mod log_bytes;
 mod plan;
 mod planning;
-mod positions;
 mod restore;
 mod scan;
 mod source;

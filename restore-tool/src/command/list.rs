@@ -1,30 +1,30 @@
 //! `list`: what can be restored.
 
 use serde::Serialize;
-use tidemark_repository::{Archive, GapRecord, Repository};
-use tidemark_types::{ByteSize, Generation, Lsn, ServerName, TimelineId, Timestamp};
+use tidemark_repository::{Archive, Branch, GapRecord, Repository};
+use tidemark_types::{ByteSize, Generation, Position, ServerName, Timestamp};
 
-use crate::catalog::{self, Extent, segment_size};
+use crate::catalog::{self, Extent};
 use crate::cli::ListArgs;
+use crate::engine::Engine;
 use crate::plan::{Base, DeadEnd, Hole, Listed, SetAside, Window, holes};
 use crate::planning;
-use crate::positions::lsn_of;
 
 /// One generation of a server.
 #[derive(Debug, Serialize)]
 struct Shown {
     server: ServerName,
     generation: Generation,
-    engine: String,
+    engine: Engine,
     system_id: String,
     version: String,
-    /// What is stored of each timeline.
-    timelines: Vec<Stored>,
+    /// What is stored of each branch of the log.
+    branches: Vec<Stored>,
     /// Which targets can be reached.
     recovery_windows: Vec<Window>,
     gaps: Vec<Hole>,
     recorded_gaps: Vec<GapRecord>,
-    /// Log that no timeline goes on from.
+    /// Log that no branch goes on from.
     dead_ends: Vec<DeadEnd>,
     /// Log that nothing leads to.
     set_aside: Vec<SetAside>,
@@ -33,12 +33,12 @@ struct Shown {
     writer: Option<Writer>,
 }
 
-/// An unbroken stretch of one timeline's log.
+/// An unbroken stretch of one branch's log.
 #[derive(Debug, Serialize)]
 struct Stored {
-    timeline: TimelineId,
-    begin: Lsn,
-    end: Lsn,
+    branch: Branch,
+    begin: Position,
+    end: Position,
     first_time: Option<Timestamp>,
     last_time: Option<Timestamp>,
     objects: u64,
@@ -103,34 +103,25 @@ pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 }
 
 async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Shown> {
-    segment_size(archive)?;
     let listed = catalog::list(repository, archive, Extent::All).await?;
     let record = archive.record();
-    let newest = listed
-        .newest_timeline()
-        .or_else(|| listed.runs.keys().next_back().copied());
-    let history = newest.map(|newest| listed.history(newest));
-    let lines = history
-        .as_ref()
-        .map(|history| listed.lines(history))
-        .unwrap_or_default();
+    let last = || listed.branches.values().next_back().map(|log| &log.ancestry);
+    let newest = listed.newest_branch().or_else(last);
+    let lines = newest.map(|newest| listed.lines(newest)).unwrap_or_default();
     let recovery_windows = match newest {
-        Some(newest) => planning::windows(archive, &listed, newest, &lines).await,
+        Some(newest) => planning::windows(archive, &listed, newest.branch, &lines).await,
         None => Vec::new(),
     };
     Ok(Shown {
         server: record.name.clone(),
         generation: record.generation,
-        engine: record.engine.clone(),
+        engine: listed.engine,
         system_id: record.system_id.clone(),
         version: record.version.clone(),
-        timelines: stored(&listed),
+        branches: stored(&listed),
         recovery_windows,
         gaps: holes(&lines),
-        dead_ends: history
-            .as_ref()
-            .map(|history| listed.dead_ends(history))
-            .unwrap_or_default(),
+        dead_ends: newest.map(|newest| listed.dead_ends(newest)).unwrap_or_default(),
         set_aside: listed.set_aside.clone(),
         writer: listed.lease.as_ref().map(|lease| Writer {
             host: lease.host.clone(),
@@ -151,22 +142,17 @@ async fn show(repository: &Repository, archive: &Archive) -> anyhow::Result<Show
 
 fn stored(listed: &Listed) -> Vec<Stored> {
     let mut stored = Vec::new();
-    for (timeline, runs) in &listed.runs {
-        for run in runs {
-            let lens = listed.stored.get(timeline);
+    for (branch, log) in &listed.branches {
+        for run in &log.runs {
             let times = run.path.iter().filter_map(|slice| slice.times);
             stored.push(Stored {
-                timeline: *timeline,
-                begin: lsn_of(run.begin.position, listed.segment_size),
-                end: lsn_of(run.end.position, listed.segment_size),
+                branch: *branch,
+                begin: log.files.position(run.begin.position),
+                end: log.files.position(run.end.position),
                 first_time: times.clone().map(|range| range.min).min(),
                 last_time: times.map(|range| range.max).max(),
                 objects: run.path.len() as u64,
-                stored_bytes: run
-                    .path
-                    .iter()
-                    .map(|slice| lens.map_or(0, |lens| lens.of(slice)))
-                    .sum(),
+                stored_bytes: run.path.iter().map(|slice| log.stored.of(slice)).sum(),
                 unjoined_points: run.claims.len(),
             });
         }
@@ -190,7 +176,11 @@ fn time(time: Option<Timestamp>) -> String {
 fn render(shown: &Shown) -> String {
     let mut lines = Lines(format!(
         "server {}, generation {} ({} {}, system id {})\n",
-        shown.server, shown.generation, shown.engine, shown.version, shown.system_id
+        shown.server,
+        shown.generation,
+        shown.engine.key(),
+        shown.version,
+        shown.system_id
     ));
     render_log(shown, &mut lines);
     render_backups(shown, &mut lines);
@@ -211,13 +201,14 @@ fn render(shown: &Shown) -> String {
 
 fn render_log(shown: &Shown, lines: &mut Lines) {
     for window in &shown.recovery_windows {
-        let lsns = format!("{} to {}", window.earliest_lsn, window.latest_lsn);
+        let word = shown.engine.position_word();
+        let range = format!("{} to {}", window.earliest_position, window.latest_position);
         let times = window.earliest_time.zip(window.latest_time);
         lines.add(
             "recoverable",
             times.map_or_else(
-                || format!("by LSN only, {lsns}: nothing tells that any time can be reached"),
-                |(earliest, latest)| format!("{earliest} to {latest}  (LSN {lsns})"),
+                || format!("by {word} only, {range}: nothing tells that any time can be reached"),
+                |(earliest, latest)| format!("{earliest} to {latest}  ({word} {range})"),
             ),
         );
     }
@@ -227,7 +218,7 @@ fn render_log(shown: &Shown, lines: &mut Lines) {
             "nothing yet: no base backup with all the log that it needs",
         );
     }
-    for stored in &shown.timelines {
+    for stored in &shown.branches {
         let size = format!("{} in {} objects", ByteSize(stored.stored_bytes), stored.objects);
         let times = format!(
             "transactions from {} to {}",
@@ -235,7 +226,7 @@ fn render_log(shown: &Shown, lines: &mut Lines) {
             time(stored.last_time)
         );
         lines.add(
-            &format!("timeline {}", stored.timeline),
+            &format!("{} {}", shown.engine.branch_word(), stored.branch),
             format!("{} to {}, {size}, {times}", stored.begin, stored.end),
         );
     }
@@ -245,7 +236,10 @@ fn render_backups(shown: &Shown, lines: &mut Lines) {
     for base in &shown.base_backups {
         let parent = base.parent.as_ref();
         let kind = parent.map_or("full".to_owned(), |parent| format!("incremental on {parent}"));
-        let range = format!("{} to {}, ends {}", base.begin.lsn, base.end.lsn, base.stopped);
+        let range = format!(
+            "{} to {}, ends {}",
+            base.begin.position, base.end.position, base.stopped
+        );
         let size = format!("{}, {} stored", ByteSize(base.bytes), ByteSize(base.stored_bytes));
         lines.add("base backup", format!("{}  {kind}, {range}, {size}", base.id));
     }
@@ -255,8 +249,9 @@ fn render_backups(shown: &Shown, lines: &mut Lines) {
 }
 
 fn render_losses(shown: &Shown, lines: &mut Lines) {
+    let word = shown.engine.branch_word();
     for gap in &shown.gaps {
-        let way = format!("on the way to timeline {}", gap.timeline);
+        let way = format!("on the way to {word} {}", gap.branch);
         lines.add("GAP", format!("from {} to {} {way}", gap.begin, gap.end));
     }
     for gap in &shown.recorded_gaps {
@@ -265,15 +260,15 @@ fn render_losses(shown: &Shown, lines: &mut Lines) {
     for left in &shown.dead_ends {
         lines.add(
             "left behind",
-            format!("timeline {} from {} to {}", left.timeline, left.begin, left.end),
+            format!("{word} {} from {} to {}", left.branch, left.begin, left.end),
         );
     }
     for aside in &shown.set_aside {
         lines.add(
             "set aside",
             format!(
-                "timeline {} from {} to {}: nothing leads there",
-                aside.timeline, aside.begin, aside.end
+                "{word} {} from {} to {}: nothing leads there",
+                aside.branch, aside.begin, aside.end
             ),
         );
     }

@@ -1,21 +1,21 @@
 //! Which base backup a restore begins with. Pure.
 
 use serde::Serialize;
-use tidemark_repository::base::{BackupHeader, BackupKind};
-use tidemark_types::{Lsn, TimelineId, Timestamp, WalSegmentSize};
+use tidemark_repository::Branch;
+use tidemark_repository::base::{BackupHeader, BackupKind, LogPosition as StoredPosition};
+use tidemark_types::{LogFiles, LogPosition, Position, Timestamp};
 
 use super::facts::RecordSpan;
 use super::line::Line;
 use super::resolve::Stop;
-use crate::positions::lsn_of;
 
-/// A point of a timeline.
+/// A point of a branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Point {
-    /// The timeline.
-    pub timeline: TimelineId,
+    /// The branch.
+    pub branch: Branch,
     /// The position.
-    pub lsn: Lsn,
+    pub position: Position,
 }
 
 /// What planning needs to know of a base backup.
@@ -42,17 +42,14 @@ pub struct Base {
 }
 
 impl Base {
-    /// From the header of a manifest.
-    pub fn new(header: &BackupHeader, size: WalSegmentSize) -> Base {
-        let point = |position: &tidemark_repository::base::LogPosition| Point {
-            timeline: TimelineId(position.branch),
-            lsn: lsn_of(
-                tidemark_repository::LogPosition {
-                    file: position.file,
-                    offset: position.offset,
-                },
-                size,
-            ),
+    /// From the header of a manifest. `files_of` tells of the log files of the branch that a position lies on.
+    pub fn new(header: &BackupHeader, files_of: impl Fn(&StoredPosition) -> LogFiles) -> Base {
+        let point = |position: &StoredPosition| Point {
+            branch: Branch(position.branch),
+            position: files_of(position).position(LogPosition {
+                file: position.file,
+                offset: position.offset,
+            }),
         };
         Base {
             id: header.backup.to_string(),
@@ -72,7 +69,7 @@ impl Base {
 
     /// Whether the log from its begin to its end lies on `line`.
     pub fn is_on(&self, line: &Line<'_>) -> bool {
-        line.holds(self.begin.timeline, self.begin.lsn) && line.holds(self.end.timeline, self.end.lsn)
+        line.holds(self.begin) && line.holds(self.end)
     }
 }
 
@@ -80,7 +77,7 @@ impl Base {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoveryTarget {
-    /// Stop after this record.
+    /// Stop after this record of WAL, or this transaction of a binlog.
     After(RecordSpan),
     /// Stop as soon as the data is consistent: no transaction ended between the last that belongs in and there.
     Consistency,
@@ -103,7 +100,7 @@ pub fn choose<'b>(
         .iter()
         .filter(on_line)
         .filter_map(|base| Some((base, reach(base, stop)?)))
-        .max_by_key(|(base, _)| base.end.lsn);
+        .max_by_key(|(base, _)| base.end.position);
     chosen.ok_or_else(|| why_not(bases, lines, stop))
 }
 
@@ -111,10 +108,10 @@ pub fn choose<'b>(
 fn reach(base: &Base, stop: &Stop) -> Option<RecoveryTarget> {
     match stop.record {
         // The record that ends the backup makes the data consistent, before the server looks whether to stop.
-        Some(record) if base.end.lsn <= record.end => Some(RecoveryTarget::After(record)),
-        Some(_) if base.end.lsn <= stop.bound => Some(RecoveryTarget::Consistency),
+        Some(record) if base.end.position <= record.end => Some(RecoveryTarget::After(record)),
+        Some(_) if base.end.position <= stop.bound => Some(RecoveryTarget::Consistency),
         // The transactions before the line begins are in the backup; they ended before it began.
-        None if base.end.lsn <= stop.bound && stop.not_after.is_none_or(|time| base.started <= time) => {
+        None if base.end.position <= stop.bound && stop.not_after.is_none_or(|time| base.started <= time) => {
             Some(RecoveryTarget::Consistency)
         }
         _ => None,
@@ -132,25 +129,25 @@ pub struct NoBase<'b> {
 
 fn why_not<'b>(bases: &'b [Base], lines: &[Line<'_>], stop: &Stop) -> NoBase<'b> {
     let usable = |base: &&Base| lines.iter().any(|line| base.is_on(line));
-    let Some(earliest) = bases.iter().filter(usable).min_by_key(|base| base.end.lsn) else {
+    let Some(earliest) = bases.iter().filter(usable).min_by_key(|base| base.end.position) else {
         return NoBase {
-            reason: "no base backup of this timeline has all the log that it needs".to_owned(),
+            reason: "no base backup of this branch has all the log that it needs".to_owned(),
             nearest: None,
         };
     };
     let later = bases
         .iter()
         .filter(usable)
-        .filter(|base| base.end.lsn > stop.bound);
-    let next = later.min_by_key(|base| base.end.lsn);
+        .filter(|base| base.end.position > stop.bound);
+    let next = later.min_by_key(|base| base.end.position);
     let reason = match next {
-        Some(next) if earliest.end.lsn <= stop.bound => format!(
+        Some(next) if earliest.end.position <= stop.bound => format!(
             "it lies behind a gap in the log, before the end of the base backup {} that follows the gap ({})",
             next.id, next.stopped
         ),
         _ => format!(
-            "it lies before the end of the first base backup, {} ({}, LSN {})",
-            earliest.id, earliest.stopped, earliest.end.lsn
+            "it lies before the end of the first base backup, {} ({}, {})",
+            earliest.id, earliest.stopped, earliest.end.position
         ),
     };
     NoBase {

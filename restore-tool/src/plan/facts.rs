@@ -1,11 +1,39 @@
 //! What planning learns by reading slices: the ends of transactions in them, and restore points.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use serde::Serialize;
-use tidemark_types::{Lsn, Timestamp};
+use serde::{Serialize, Serializer};
+use tidemark_mysql::binlog::TransactionGtid;
+use tidemark_types::{Position, Timestamp};
 
-/// What kind of record ended a transaction, or prepared it.
+/// Which transaction, in its engine's terms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionId {
+    /// PostgreSQL's number of it; used again after four billion others.
+    Xid(u32),
+    /// MySQL's or MariaDB's global one.
+    Gtid(TransactionGtid),
+}
+
+impl fmt::Display for TransactionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TransactionId::Xid(xid) => xid.fmt(f),
+            TransactionId::Gtid(TransactionGtid::MySql(gtid)) => gtid.fmt(f),
+            TransactionId::Gtid(TransactionGtid::MariaDb(gtid)) => gtid.fmt(f),
+            TransactionId::Gtid(TransactionGtid::Anonymous) => f.write_str("without a GTID"),
+        }
+    }
+}
+
+impl Serialize for TransactionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How a transaction ended, or that it was prepared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndingKind {
@@ -17,19 +45,19 @@ pub enum EndingKind {
     Prepare,
 }
 
-/// A commit, abort or prepare record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The end of a transaction: in WAL its commit, abort or prepare record, in binlogs all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ending {
-    /// Where the record begins.
-    pub begin: Lsn,
+    /// Where the record, or the transaction, begins.
+    pub begin: Position,
     /// Where it ends.
-    pub end: Lsn,
+    pub end: Position,
     /// What it says.
     pub kind: EndingKind,
     /// When, by the server's clock.
     pub time: Timestamp,
     /// The transaction.
-    pub xid: u32,
+    pub transaction: TransactionId,
     /// It, or one of its subtransactions, is the one that is looked for.
     #[serde(skip)]
     pub is_wanted: bool,
@@ -39,20 +67,20 @@ pub struct Ending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestorePoint {
     /// Where its record begins.
-    pub begin: Lsn,
+    pub begin: Position,
     /// When it was made.
     pub time: Timestamp,
     /// Its name.
     pub name: String,
 }
 
-/// Where a record begins and ends.
+/// Where a record of WAL, or a transaction of a binlog, begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RecordSpan {
     /// Its first byte.
-    pub begin: Lsn,
+    pub begin: Position,
     /// The byte after its last.
-    pub end: Lsn,
+    pub end: Position,
 }
 
 impl From<&Ending> for RecordSpan {
@@ -64,14 +92,14 @@ impl From<&Ending> for RecordSpan {
     }
 }
 
-/// What the records that end in one slice say.
+/// What the records, or transactions, that end in one slice say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SliceFacts {
     /// Ends of transactions, in log order.
     pub endings: Vec<Ending>,
     /// Restore points, in log order.
     pub points: Vec<RestorePoint>,
-    /// The last record.
+    /// The last record, or transaction.
     pub last: Option<RecordSpan>,
 }
 

@@ -1,10 +1,12 @@
 //! The plan of a restore: which base backup, which log, and where exactly it ends. Pure: over what was listed and what
 //! was read ([`Known`]); when more must be read, it says what and is called again.
 
+mod ancestry;
 mod base;
 mod facts;
 mod line;
 mod listed;
+mod place;
 mod resolve;
 mod target;
 mod text;
@@ -14,17 +16,22 @@ mod window;
 mod tests;
 
 use serde::Serialize;
+use tidemark_repository::Branch;
 use tidemark_repository::base::BackupKind;
-use tidemark_types::{Generation, Lsn, ServerName, TimelineHistory, TimelineId};
+use tidemark_types::{Generation, LogFiles, Position, ServerName};
 
+use crate::engine::Engine;
+
+pub use ancestry::Ancestry;
 #[cfg(test)]
 pub use base::Point;
 pub use base::{Base, RecoveryTarget};
-pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
-pub use line::{Line, LineSlice, slices_of};
-pub use listed::{DeadEnd, Listed, SetAside, StoredLens};
+pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId, TransactionId};
+pub use line::{FilePart, Line, LineSlice, slices_of};
+use line::{bytes_of, file_parts};
+pub use listed::{BranchLog, DeadEnd, Listed, SetAside, StoredLens};
 pub use resolve::{Pending, Search, Stop, Unreachable};
-pub use target::{Pick, Request, Target};
+pub use target::{BinlogPoint, Pick, Request, Target, position_option};
 pub use text::render;
 pub use window::{Window, windows};
 
@@ -35,15 +42,17 @@ pub struct Plan {
     pub server: ServerName,
     /// Which identity under that name.
     pub generation: Generation,
+    /// What it is.
+    pub engine: Engine,
     /// What the server calls itself.
     pub system_id: String,
     /// What was asked for.
     pub target: Target,
     /// Whether the target itself stays out.
     pub exclusive: bool,
-    /// The timeline that recovery follows.
-    pub timeline: TimelineId,
-    /// The timelines on the way from the base backup to the end, with the log taken from each.
+    /// The branch that recovery follows.
+    pub branch: Branch,
+    /// The branches on the way from the base backup to the end, with the log taken from each.
     pub ancestry: Vec<Leg>,
     /// The base backup.
     pub base: Base,
@@ -55,34 +64,51 @@ pub struct Plan {
     pub last_in: Option<Ending>,
     /// The log that is replayed.
     pub log: LogRange,
+    /// The files that hold it, in order, where they are files of their own: binlogs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<LogFile>,
     /// Stored bytes to fetch: base backup and log.
     pub fetch_bytes: u64,
-    /// Log past forks of the chosen timeline: not part of this restore.
+    /// Log past the places where the branches on the way were left: not part of this restore.
     pub dead_ends: Vec<DeadEnd>,
     /// Log that nothing leads to: not part of any restore.
     pub set_aside: Vec<SetAside>,
-    /// Holes in the log of the chosen timeline, none of which this restore meets.
+    /// Holes in the log of the chosen branch, none of which this restore meets.
     pub gaps: Vec<Hole>,
 }
 
-/// The log that a restore takes from one timeline.
+/// The log that a restore takes from one branch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Leg {
-    /// The timeline.
-    pub timeline: TimelineId,
+    /// The branch.
+    pub branch: Branch,
     /// From here.
-    pub begin: Lsn,
+    pub begin: Position,
     /// To here.
-    pub end: Lsn,
+    pub end: Position,
+}
+
+/// What a restore takes from one binlog file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogFile {
+    /// The branch it is on.
+    pub branch: Branch,
+    /// Its name.
+    pub name: String,
+    /// The first byte, and the first that is no longer wanted.
+    #[serde(flatten)]
+    pub part: FilePart,
 }
 
 /// The log that a restore replays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LogRange {
     /// Its first byte: where the base backup began.
-    pub begin: Lsn,
+    pub begin: Position,
     /// The byte after its last: nothing past it is ever given to the server.
-    pub end: Lsn,
+    pub end: Position,
+    /// Its length.
+    pub bytes: u64,
     /// Objects that hold it.
     pub objects: u64,
     /// Their stored length.
@@ -92,12 +118,12 @@ pub struct LogRange {
 /// A hole in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Hole {
-    /// The timeline that the log goes on with behind it.
-    pub timeline: TimelineId,
+    /// The branch that the log goes on with behind it.
+    pub branch: Branch,
     /// Where what is stored ends.
-    pub begin: Lsn,
+    pub begin: Position,
     /// Where it goes on.
-    pub end: Lsn,
+    pub end: Position,
 }
 
 /// Holes between lines.
@@ -106,7 +132,7 @@ pub fn holes(lines: &[Line<'_>]) -> Vec<Hole> {
     pairs
         .filter_map(|(before, after)| {
             Some(Hole {
-                timeline: after.stretches().first()?.timeline,
+                branch: after.stretches().first()?.branch,
                 begin: before.end(),
                 end: after.begin(),
             })
@@ -114,13 +140,13 @@ pub fn holes(lines: &[Line<'_>]) -> Vec<Hole> {
         .collect()
 }
 
-/// Plans a restore of `request` on the timeline of `history`, whose lines are `lines`.
+/// Plans a restore of `request` on the branch of `ancestry`, whose lines are `lines`.
 ///
 /// # Errors
 /// See [`Pending`]; after [`Pending::Read`], call again when `known` holds those slices.
 pub fn plan(
     listed: &Listed,
-    history: &TimelineHistory,
+    ancestry: &Ancestry,
     lines: &[Line<'_>],
     known: &Known,
     request: &Request,
@@ -129,6 +155,7 @@ pub fn plan(
         lines,
         known,
         covered: listed.covered(lines),
+        logs_commit_times: listed.engine.logs_commit_times(),
     };
     let (stop, base, recovery) = if request.target == Target::Immediate {
         immediate(listed, &search)?
@@ -151,34 +178,39 @@ pub fn plan(
     };
     let end = match recovery {
         RecoveryTarget::After(record) => record.end,
-        RecoveryTarget::Consistency => consistency_end(listed, line, &stop, base.end.lsn),
+        RecoveryTarget::Consistency => consistency_end(line, &stop, base.end.position),
     };
-    let log = log_range(listed, line, base.begin.lsn, end);
+    let begin = base.begin.position;
+    let log = log_range(listed, line, begin, end);
     Ok(Plan {
         server: listed.server.clone(),
         generation: listed.generation,
+        engine: listed.engine,
         system_id: listed.system_id.clone(),
         target: request.target.clone(),
         exclusive: request.exclusive,
-        timeline: history.timeline,
-        ancestry: legs(line, base.begin.lsn, end),
+        branch: ancestry.branch,
+        ancestry: legs(line, begin, end),
         base: base.clone(),
         recovery,
         last_commit: search.last_commit_before(stop.line, end)?,
         last_in: stop.last_in,
         log,
+        files: log_files(line, begin, end),
         fetch_bytes: base.stored_bytes.saturating_add(log.stored_bytes),
-        dead_ends: listed.dead_ends(history),
+        dead_ends: listed.dead_ends(ancestry),
         set_aside: listed.set_aside.clone(),
         gaps: holes(lines),
     })
 }
 
-/// How far the log must reach for a server that stops at consistency. It does so on reading the record behind the one
-/// that makes it consistent, which it does not replay (recoveryStopsBefore in xlogrecovery.c): without one it fails.
-fn consistency_end(listed: &Listed, line: &Line<'_>, stop: &Stop, base_end: Lsn) -> Lsn {
-    let size = listed.segment_size;
-    let segment_end = size.end_of(size.segment_of(base_end));
+/// How far the log must reach for a server that stops at consistency. PostgreSQL does so on reading the record behind the
+/// one that makes it consistent, which it does not replay (recoveryStopsBefore in xlogrecovery.c): without one it fails.
+fn consistency_end(line: &Line<'_>, stop: &Stop, base_end: Position) -> Position {
+    let LogFiles::Wal(size) = base_end.files else {
+        return base_end;
+    };
+    let segment_end = base_end.files.lsn(size.end_of(size.segment_of(base_end.lsn())));
     // Up to the bound no transaction ends, so that there is nothing in it that must not be replayed.
     let end = if stop.bound > base_end {
         stop.bound
@@ -199,22 +231,19 @@ fn immediate<'l>(
     });
     let Some((base, line)) = on_lines else {
         return Err(Pending::Unreachable(Unreachable {
-            reason: "no base backup of this timeline has all the log that it needs".to_owned(),
+            reason: "no base backup of this branch has all the log that it needs".to_owned(),
             nearest: Vec::new(),
         }));
     };
     let latest = search.latest()?;
-    if let Some(record) = latest.record.filter(|record| record.end == base.end.lsn) {
+    if let Some(record) = latest.record.filter(|record| record.end == base.end.position) {
         // Nothing follows that would tell the server to stop.
         return Ok((latest, base, RecoveryTarget::After(record)));
     }
-    let last_in = search.last_before(line, base.end.lsn)?;
+    let last_in = search.last_before(line, base.end.position)?;
     let stop = Stop {
-        line,
-        last_in,
         record: None,
-        bound: base.end.lsn,
-        not_after: None,
+        ..Stop::after(line, last_in, base.end.position)
     };
     Ok((stop, base, RecoveryTarget::Consistency))
 }
@@ -225,14 +254,15 @@ fn offer_first_base(pending: Pending, listed: &Listed, lines: &[Line<'_>], reque
         .bases
         .iter()
         .find(|base| lines.iter().any(|line| base.is_on(line)));
-    match (pending, first, &request.target) {
-        (Pending::Unreachable(mut unreachable), Some(base), Target::Lsn(lsn))
-            if unreachable.nearest.is_empty() && *lsn < base.end.lsn =>
-        {
-            unreachable.nearest.push(format!("--target-lsn {}", base.end.lsn));
+    match (pending, first) {
+        (Pending::Unreachable(mut unreachable), Some(base)) if unreachable.nearest.is_empty() => {
+            let end = base.end.position;
+            if request.target.position_on(end.files).is_some_and(|at| at < end) {
+                unreachable.nearest.push(position_option(end));
+            }
             Pending::Unreachable(unreachable)
         }
-        (pending, ..) => pending,
+        (pending, _) => pending,
     }
 }
 
@@ -246,7 +276,7 @@ fn unreachable(search: &Search<'_>, no_base: &base::NoBase<'_>) -> Pending {
             Some(Ok(Some(time))) => nearest.push(format!("--target-time {time}")),
             Some(Ok(None)) | None => {}
         }
-        nearest.push(format!("--target-lsn {}", base.end.lsn));
+        nearest.push(position_option(base.end.position));
     }
     Pending::Unreachable(Unreachable {
         reason: no_base.reason.clone(),
@@ -254,10 +284,10 @@ fn unreachable(search: &Search<'_>, no_base: &base::NoBase<'_>) -> Pending {
     })
 }
 
-fn legs(line: &Line<'_>, begin: Lsn, end: Lsn) -> Vec<Leg> {
+fn legs(line: &Line<'_>, begin: Position, end: Position) -> Vec<Leg> {
     line.part(begin, end)
         .map(|stretch| Leg {
-            timeline: stretch.timeline,
+            branch: stretch.branch,
             begin: stretch.begin,
             end: stretch.end,
         })
@@ -265,29 +295,41 @@ fn legs(line: &Line<'_>, begin: Lsn, end: Lsn) -> Vec<Leg> {
 }
 
 /// The slices of a range, and what they weigh.
-pub fn log_range(listed: &Listed, line: &Line<'_>, begin: Lsn, end: Lsn) -> LogRange {
+pub fn log_range(listed: &Listed, line: &Line<'_>, begin: Position, end: Position) -> LogRange {
     let mut range = LogRange {
         begin,
         end,
+        bytes: 0,
         objects: 0,
         stored_bytes: 0,
     };
     for stretch in line.part(begin, end) {
-        let slices = slices_of(&stretch, listed.segment_size);
+        let slices = slices_of(&stretch);
         range.objects += slices.len() as u64;
-        if let Some(stored) = listed.stored.get(&stretch.timeline) {
-            range.stored_bytes += slices.iter().map(|slice| stored.of(slice)).sum::<u64>();
+        range.bytes += bytes_of(&stretch);
+        if let Some(log) = listed.branches.get(&stretch.branch) {
+            range.stored_bytes += slices.iter().map(|slice| log.stored.of(slice)).sum::<u64>();
         }
     }
     range
 }
 
-impl Plan {
-    /// Bytes of WAL that are replayed.
-    pub fn log_bytes(&self) -> u64 {
-        self.log.end.bytes_since(self.log.begin)
+/// The binlog files of a range. (WAL is replayed from one stream of segments, whose names follow from its positions.)
+pub fn log_files(line: &Line<'_>, begin: Position, end: Position) -> Vec<LogFile> {
+    let mut files = Vec::new();
+    for stretch in line.part(begin, end) {
+        if let LogFiles::Binlog { basename, .. } = stretch.begin.files {
+            files.extend(file_parts(&stretch).into_iter().map(|part| LogFile {
+                branch: stretch.branch,
+                name: basename.file_name(part.file),
+                part,
+            }));
+        }
     }
+    files
+}
 
+impl Plan {
     /// Whether the backup is one that refers to others.
     pub fn is_incremental(&self) -> bool {
         self.base.kind == BackupKind::Incremental

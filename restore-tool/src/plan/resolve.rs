@@ -4,33 +4,32 @@
 //! The rule for times: a time T means the state after the last commit, abort or prepare before the first commit or abort
 //! that is later than T, in the order of the log. Commit times are taken before the record is written, so neighbours
 //! may be out of order by a little; where they are by more than [`JITTER`], a clock was set, the time has two readings,
-//! and a human picks one.
+//! and a human picks one. (Not on MariaDB, whose log tells when statements began: there the first reading holds.)
 
 use std::time::Duration;
 
-use tidemark_repository::log::SliceFlags;
-use tidemark_types::{Lsn, Timestamp};
+use tidemark_types::{Position, Timestamp};
 
-use super::facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId};
+use super::facts::{Ending, EndingKind, Known, RecordSpan, SliceFacts, SliceId};
 use super::line::{Line, LineSlice};
 use super::target::{Pick, Request, Target};
 
 /// Commit times may run backwards by so much without anybody having set a clock.
 pub const JITTER: Duration = Duration::from_secs(1);
 /// Slices asked for at once while searching where names do not tell.
-const READ_AT_ONCE: usize = 16;
+pub(super) const READ_AT_ONCE: usize = 16;
 
 /// The place in the log that a target means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stop {
     /// The number of the line that it lies on.
     pub line: usize,
     /// The last commit, abort or prepare that belongs in; `None` when the line holds none before `bound`.
     pub last_in: Option<Ending>,
-    /// Recovery stops after this record.
+    /// Recovery stops after this record of WAL, or this transaction of a binlog.
     pub record: Option<RecordSpan>,
     /// No other end of a transaction lies between `last_in` and here.
-    pub bound: Lsn,
+    pub bound: Position,
     /// With no `last_in`: a base backup must not have begun after this time.
     pub not_after: Option<Timestamp>,
 }
@@ -51,10 +50,10 @@ pub enum Pending {
 pub struct Ambiguity {
     /// Why it has.
     pub reason: String,
-    /// The first reading in the log: its position, and the time there.
-    pub first: (Lsn, Timestamp),
+    /// The first reading in the log: its position, and the time there if that is known.
+    pub first: (Position, Option<Timestamp>),
     /// The last.
-    pub last: (Lsn, Timestamp),
+    pub last: (Position, Option<Timestamp>),
 }
 
 /// Why a target cannot be reached, and what can be instead.
@@ -67,7 +66,7 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    fn pending(reason: impl Into<String>, nearest: Vec<String>) -> Pending {
+    pub(super) fn pending(reason: impl Into<String>, nearest: Vec<String>) -> Pending {
         Pending::Unreachable(Unreachable {
             reason: reason.into(),
             nearest,
@@ -93,6 +92,21 @@ pub struct Search<'a> {
     pub known: &'a Known,
     /// What the lease says.
     pub covered: Option<Covered>,
+    /// Whether times that run backwards tell of a clock that was set.
+    pub logs_commit_times: bool,
+}
+
+impl Stop {
+    /// After a transaction, or at `bound` when none lies before it.
+    pub(super) fn after(line: usize, last_in: Option<Ending>, bound: Position) -> Stop {
+        Stop {
+            line,
+            record: last_in.as_ref().map(RecordSpan::from),
+            last_in,
+            bound,
+            not_after: None,
+        }
+    }
 }
 
 /// The greatest time of any commit or abort on one line.
@@ -112,26 +126,26 @@ impl<'a> Search<'a> {
     pub fn resolve(&self, request: &Request) -> Result<Stop, Pending> {
         match &request.target {
             Target::Time(time) => self.time(*time, request),
-            Target::Lsn(lsn) => self.lsn(*lsn, request.exclusive),
-            Target::Xid(xid) => self.xid(*xid, request.exclusive),
+            Target::Lsn(_) | Target::Binlog(_) => self.position(request),
+            Target::Transaction(transaction) => self.transaction(transaction, request.exclusive),
             Target::Name(name) => self.name(name, request.pick),
             Target::Latest | Target::Immediate => self.latest(),
         }
     }
 
-    /// The last commit, abort or prepare that begins before `bound` on a line.
-    pub fn last_before(&self, line: usize, bound: Lsn) -> Result<Option<Ending>, Pending> {
+    /// The last commit, abort or prepare that ends at or before `bound` on a line.
+    pub fn last_before(&self, line: usize, bound: Position) -> Result<Option<Ending>, Pending> {
         self.last_where(
             line,
             self.slice_before(line, bound),
             LineSlice::may_end_or_prepare,
-            |ending| ending.begin < bound,
+            |ending| ending.end <= bound,
         )
     }
 
     /// The last commit at or before `bound`.
-    pub fn last_commit_before(&self, line: usize, bound: Lsn) -> Result<Option<Ending>, Pending> {
-        let wanted = |ending: &Ending| ending.begin < bound && ending.kind == EndingKind::Commit;
+    pub fn last_commit_before(&self, line: usize, bound: Position) -> Result<Option<Ending>, Pending> {
+        let wanted = |ending: &Ending| ending.end <= bound && ending.kind == EndingKind::Commit;
         self.last_where(
             line,
             self.slice_before(line, bound),
@@ -140,7 +154,7 @@ impl<'a> Search<'a> {
         )
     }
 
-    fn slice_before(&self, line: usize, bound: Lsn) -> usize {
+    fn slice_before(&self, line: usize, bound: Position) -> usize {
         self.lines
             .get(line)
             .and_then(|line| line.slice_before(bound))
@@ -154,28 +168,28 @@ impl<'a> Search<'a> {
         if let Some(stop) = self.before_gap(line, &later, time)? {
             return Ok(stop);
         }
+        let may_be_set = self.logs_commit_times || request.pick == Some(Pick::Last);
         if request.pick != Some(Pick::First)
+            && may_be_set
             && let Some((last_line, last)) = self.glitch(time, request.exclusive, &later)?
         {
             if request.pick == Some(Pick::Last) {
+                let bound = last.end;
                 return Ok(Stop {
-                    line: last_line,
-                    last_in: Some(last),
-                    record: Some((&last).into()),
-                    bound: last.end,
                     not_after: Some(time),
+                    ..Stop::after(last_line, Some(last), bound)
                 });
             }
             let before = self.last_before(line, later.begin)?;
-            let first = before.map_or((later.begin, later.time), |before| (before.begin, before.time));
+            let first = before.as_ref().unwrap_or(&later);
             return Err(Pending::Ambiguous(Box::new(Ambiguity {
                 reason: format!(
                     "the clock of the server was set: the transaction at {} ended at {}, and later in the log, up to {}, \
                      others ended at or before {time}",
                     later.begin, later.time, last.begin
                 ),
-                first,
-                last: (last.begin, last.time),
+                first: (first.begin, Some(first.time)),
+                last: (last.begin, Some(last.time)),
             })));
         }
         self.until(line, later.begin, time)
@@ -205,9 +219,9 @@ impl<'a> Search<'a> {
     }
 
     /// The state before `bound`, without transactions prepared after `time`.
-    fn until(&self, line: usize, mut bound: Lsn, time: Timestamp) -> Result<Stop, Pending> {
+    fn until(&self, line: usize, mut bound: Position, time: Timestamp) -> Result<Stop, Pending> {
         let mut last_in = self.last_before(line, bound)?;
-        while let Some(ending) = last_in
+        while let Some(ending) = &last_in
             && ending.kind == EndingKind::Prepare
             && ending.time > time
         {
@@ -215,24 +229,21 @@ impl<'a> Search<'a> {
             last_in = self.last_before(line, bound)?;
         }
         Ok(Stop {
-            line,
-            last_in,
-            record: last_in.as_ref().map(RecordSpan::from),
-            bound,
             not_after: Some(time),
+            ..Stop::after(line, last_in, bound)
         })
     }
 
     /// No transaction ended later than `time`: it is reachable if nothing up to it can be missing.
     fn after_everything(&self, time: Timestamp) -> Result<Stop, Pending> {
-        let Some(line) = self.lines.len().checked_sub(1) else {
+        let Some((line, last)) = self.lines.iter().enumerate().next_back() else {
             return Err(Unreachable::pending("no log is stored", Vec::new()));
         };
         let newest = self.newest_time();
         let covered = self.covered_on(line);
         let reach = newest.max(covered);
         if reach.is_some_and(|reach| time <= reach) {
-            return self.until(line, self.lines.get(line).map_or(Lsn::INVALID, Line::whole), time);
+            return self.until(line, last.whole(), time);
         }
         let reason = match (newest, covered) {
             (None, None) => "no transaction ended in what is stored".to_owned(),
@@ -264,177 +275,7 @@ impl<'a> Search<'a> {
         covered.map(|covered| covered.time)
     }
 
-    fn lsn(&self, lsn: Lsn, exclusive: bool) -> Result<Stop, Pending> {
-        let Some(line) = self
-            .lines
-            .iter()
-            .position(|line| line.begin() <= lsn && lsn <= line.end())
-        else {
-            return Err(Unreachable::pending(
-                format!("LSN {lsn} is not stored{}", self.gap_around(lsn)),
-                self.nearest_lsns(lsn),
-            ));
-        };
-        let whole = self.lines.get(line).map_or(Lsn::INVALID, Line::whole);
-        if lsn > whole {
-            return Err(Unreachable::pending(
-                format!("the record at LSN {lsn} is not stored whole: the last whole one ends at {whole}"),
-                self.nearest_lsns(lsn),
-            ));
-        }
-        // The record that begins right there belongs in, unless exclusive.
-        let bound = if exclusive {
-            lsn
-        } else {
-            Lsn(lsn.0.saturating_add(1))
-        };
-        let from = self.slice_past(line, lsn)?;
-        let last_in = self.last_where(line, from, LineSlice::may_end_or_prepare, |ending| {
-            ending.begin < bound
-        })?;
-        Ok(Stop {
-            line,
-            last_in,
-            record: last_in.as_ref().map(RecordSpan::from),
-            bound: lsn,
-            not_after: None,
-        })
-    }
-
-    /// The number of the slice in which the record at `lsn` ends: it may have begun much earlier.
-    fn slice_past(&self, number: usize, lsn: Lsn) -> Result<usize, Pending> {
-        let Some(line) = self.lines.get(number) else {
-            return Ok(0);
-        };
-        let mut slice = line.slice_before(lsn).unwrap_or(0);
-        let last = line.slice_count().saturating_sub(1);
-        while slice < last
-            && self
-                .read(number, slice)?
-                .last
-                .is_none_or(|record| record.end <= lsn)
-        {
-            slice += 1;
-        }
-        Ok(slice)
-    }
-
-    fn gap_around(&self, lsn: Lsn) -> String {
-        let before = self.lines.iter().rfind(|line| line.end() < lsn);
-        let after = self.lines.iter().find(|line| lsn < line.begin());
-        match (before, after) {
-            (Some(before), Some(after)) => {
-                format!(": it lies in a gap from {} to {}", before.end(), after.begin())
-            }
-            (Some(before), None) => format!(": what is stored ends at {}", before.end()),
-            (None, Some(after)) => format!(": what is stored begins at {}", after.begin()),
-            (None, None) => String::new(),
-        }
-    }
-
-    fn nearest_lsns(&self, lsn: Lsn) -> Vec<String> {
-        let before = self
-            .lines
-            .iter()
-            .rfind(|line| line.whole() < lsn)
-            .map(Line::whole);
-        before
-            .map(|lsn| format!("--target-lsn {lsn}"))
-            .into_iter()
-            .collect()
-    }
-
-    fn xid(&self, xid: u32, exclusive: bool) -> Result<Stop, Pending> {
-        for (number, line) in self.lines.iter().enumerate().rev() {
-            let wanted = |ending: &Ending| ending.is_wanted && ending.kind != EndingKind::Prepare;
-            let Some(found) = self.last_where(
-                number,
-                line.slice_count().saturating_sub(1),
-                LineSlice::may_end_transactions,
-                wanted,
-            )?
-            else {
-                continue;
-            };
-            let (bound, last_in) = if exclusive {
-                (found.begin, self.last_before(number, found.begin)?)
-            } else {
-                (found.end, Some(found))
-            };
-            return Ok(Stop {
-                line: number,
-                last_in,
-                record: last_in.as_ref().map(RecordSpan::from),
-                bound,
-                not_after: None,
-            });
-        }
-        Err(Unreachable::pending(
-            format!(
-                "no commit or abort of transaction {xid} is stored (it may be running, prepared, or older than the log)"
-            ),
-            vec!["--target-latest".to_owned()],
-        ))
-    }
-
-    fn name(&self, name: &str, pick: Option<Pick>) -> Result<Stop, Pending> {
-        let found = self.points(name)?;
-        let (first, last) = match (found.first(), found.last()) {
-            (Some(first), Some(last)) => (first, last),
-            _ => {
-                return Err(Unreachable::pending(
-                    format!("no restore point \"{name}\" is stored"),
-                    vec!["--target-latest".to_owned()],
-                ));
-            }
-        };
-        let (line, point) = match pick {
-            Some(Pick::Last) => last,
-            Some(Pick::First) => first,
-            None if found.len() == 1 => first,
-            None => {
-                return Err(Pending::Ambiguous(Box::new(Ambiguity {
-                    reason: format!("{} restore points are called \"{name}\"", found.len()),
-                    first: (first.1.begin, first.1.time),
-                    last: (last.1.begin, last.1.time),
-                })));
-            }
-        };
-        let last_in = self.last_before(*line, point.begin)?;
-        Ok(Stop {
-            line: *line,
-            last_in,
-            record: last_in.as_ref().map(RecordSpan::from),
-            bound: point.begin,
-            not_after: None,
-        })
-    }
-
-    fn points(&self, name: &str) -> Result<Vec<(usize, RestorePoint)>, Pending> {
-        let mut found = Vec::new();
-        let mut missing = Vec::new();
-        for (line, slice, named) in self.numbered() {
-            let flags = named.key.flags;
-            if !flags.has(SliceFlags::RESTORE_POINT) && !flags.has(SliceFlags::UNINDEXED) {
-                continue;
-            }
-            match self.known.get(SliceId { line, slice }) {
-                Some(facts) => {
-                    let same = facts.points.iter().filter(|point| point.name == name);
-                    found.extend(same.map(|point| (line, point.clone())));
-                }
-                None if missing.len() < READ_AT_ONCE => missing.push(SliceId { line, slice }),
-                None => break,
-            }
-        }
-        if missing.is_empty() {
-            Ok(found)
-        } else {
-            Err(Pending::Read(missing))
-        }
-    }
-
-    /// The last complete record that is stored.
+    /// The last complete record, or transaction, that is stored.
     pub fn latest(&self) -> Result<Stop, Pending> {
         let Some((number, line)) = self.lines.iter().enumerate().next_back() else {
             return Err(Unreachable::pending("no log is stored", Vec::new()));
@@ -442,7 +283,9 @@ impl<'a> Search<'a> {
         let bound = line.whole();
         let mut record = None;
         for index in (0..line.slice_count()).rev() {
-            record = self.facts(number, index, |_| true)?.last;
+            if line.slice(index).is_some_and(|slice| slice.may_hold_stop()) {
+                record = self.facts(number, index, LineSlice::may_hold_stop)?.last;
+            }
             if record.is_some() {
                 break;
             }
@@ -467,7 +310,7 @@ impl<'a> Search<'a> {
                 ending.kind != EndingKind::Prepare && (ending.time > time || (at_too && ending.time == time))
             });
             if let Some(later) = later {
-                return Ok(Some((line, *later)));
+                return Ok(Some((line, later.clone())));
             }
         }
         Ok(None)
@@ -503,13 +346,13 @@ impl<'a> Search<'a> {
         }
         for (line, slice) in candidates.into_iter().rev().filter(|_| was_set) {
             if let Some(last) = self.read(line, slice)?.endings.iter().rfind(follows) {
-                return Ok(Some((line, *last)));
+                return Ok(Some((line, last.clone())));
             }
         }
         Ok(None)
     }
 
-    fn numbered(&self) -> impl Iterator<Item = (usize, usize, LineSlice<'a>)> + '_ {
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (usize, usize, LineSlice<'a>)> + '_ {
         self.lines.iter().enumerate().flat_map(|(line, lines)| {
             lines
                 .slices()
@@ -524,7 +367,7 @@ impl<'a> Search<'a> {
     }
 
     /// The last ending that is `wanted` in the slices up to `from`, looking only into those that `may_hold` one.
-    fn last_where(
+    pub(super) fn last_where(
         &self,
         line: usize,
         from: usize,
@@ -538,7 +381,7 @@ impl<'a> Search<'a> {
             }
             let facts = self.facts(line, index, &may_hold)?;
             if let Some(found) = facts.endings.iter().rfind(|ending| wanted(ending)) {
-                return Ok(Some(*found));
+                return Ok(Some(found.clone()));
             }
         }
         Ok(None)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tidemark_repository::log::{ChainHash, SliceFlags, SliceKey, TimeRange, coverage};
-use tidemark_types::{HistoryEntry, Timestamp, WalSegmentSize};
+use tidemark_types::{HistoryEntry, Lsn, TimelineHistory, TimelineId, Timestamp, WalSegmentSize};
 
 use super::base::Point;
 use super::*;
@@ -39,14 +39,18 @@ fn size() -> WalSegmentSize {
     WalSegmentSize::try_from(MIB).unwrap()
 }
 
+fn lsn(lsn: u64) -> Position {
+    LogFiles::Wal(size()).lsn(Lsn(lsn))
+}
+
 fn secs(seconds: i64) -> Timestamp {
     Timestamp(seconds * 1_000_000)
 }
 
 fn base(id: &str, timeline: u32, begin: u64, end: u64, started: i64) -> Base {
-    let point = |lsn| Point {
-        timeline: TimelineId(timeline),
-        lsn: Lsn(lsn),
+    let point = |at| Point {
+        branch: Branch(timeline),
+        position: lsn(at),
     };
     Base {
         id: id.to_owned(),
@@ -167,16 +171,30 @@ impl World {
     }
 
     fn listed(&self) -> Listed {
-        let mut slices: BTreeMap<TimelineId, Vec<SliceKey>> = BTreeMap::new();
+        let mut slices: BTreeMap<u32, Vec<SliceKey>> = BTreeMap::new();
+        for history in &self.histories {
+            slices.entry(history.timeline.0).or_default();
+        }
         for (timeline, begin, end) in &self.stored {
             slices
-                .entry(TimelineId(*timeline))
+                .entry(*timeline)
                 .or_default()
                 .extend(self.slices(*timeline, *begin, *end));
         }
-        let runs = slices
-            .into_iter()
-            .map(|(timeline, mut slices)| (timeline, coverage(&mut slices)));
+        let branches = slices.into_iter().map(|(timeline, mut slices)| {
+            let history = self
+                .histories
+                .iter()
+                .find(|history| history.timeline.0 == timeline);
+            let root = TimelineHistory::root(TimelineId(timeline));
+            let log = BranchLog {
+                files: LogFiles::Wal(size()),
+                ancestry: Ancestry::of_timeline(history.unwrap_or(&root), size()),
+                runs: coverage(&mut slices),
+                stored: StoredLens::default(),
+            };
+            (Branch(timeline), log)
+        });
         let lease = self
             .covered
             .map(|(timeline, lsn, time)| tidemark_repository::lease::Lease {
@@ -190,22 +208,16 @@ impl World {
                 released: false,
                 covered: Some(tidemark_repository::lease::Covered {
                     time: secs(time),
-                    branch: tidemark_repository::Branch(timeline),
-                    position: crate::positions::position_of(Lsn(lsn), size()),
+                    branch: Branch(timeline),
+                    position: self::lsn(lsn).at,
                 }),
             });
         Listed {
             server: "shop".parse().unwrap(),
             generation: Generation(1),
             system_id: "7".to_owned(),
-            segment_size: size(),
-            runs: runs.collect(),
-            stored: BTreeMap::new(),
-            histories: self
-                .histories
-                .iter()
-                .map(|history| (history.timeline, history.clone()))
-                .collect(),
+            engine: Engine::Postgresql,
+            branches: branches.collect(),
             bases: self.bases.clone(),
             set_aside: Vec::new(),
             unreadable_bases: Vec::new(),
@@ -218,31 +230,31 @@ impl World {
     fn facts(&self, slice: &LineSlice<'_>, wanted: Option<u32>) -> SliceFacts {
         let ends_here = |tx: &&Tx| {
             let end = tx.lsn + TX_LEN;
-            TimelineId(tx.timeline) == slice.timeline && slice.begin.0 < end && end <= slice.end.0
+            Branch(tx.timeline) == slice.branch && slice.begin < lsn(end) && lsn(end) <= slice.end
         };
         let mut endings: Vec<Ending> = self
             .txs
             .iter()
             .filter(ends_here)
             .map(|tx| Ending {
-                begin: Lsn(tx.lsn),
-                end: Lsn(tx.lsn + TX_LEN),
+                begin: lsn(tx.lsn),
+                end: lsn(tx.lsn + TX_LEN),
                 kind: tx.kind,
                 time: Timestamp(tx.time),
-                xid: tx.xid,
+                transaction: TransactionId::Xid(tx.xid),
                 is_wanted: wanted == Some(tx.xid),
             })
             .collect();
         endings.sort_by_key(|ending| ending.begin);
-        let here = |at: u64| slice.begin.0 <= at && at < slice.end.0;
+        let here = |at: u64| slice.begin <= lsn(at) && lsn(at) < slice.end;
         let points = self
             .points
             .iter()
-            .filter(|(on, at, _)| TimelineId(*on) == slice.timeline && here(*at));
+            .filter(|(on, at, _)| Branch(*on) == slice.branch && here(*at));
         SliceFacts {
             points: points
                 .map(|(_, at, name)| RestorePoint {
-                    begin: Lsn(*at),
+                    begin: lsn(*at),
                     time: secs(0),
                     name: (*name).to_owned(),
                 })
@@ -254,30 +266,19 @@ impl World {
 
     fn plan_on(&mut self, timeline: Option<u32>, request: &Request) -> Result<Plan, Pending> {
         let listed = self.listed();
-        let timeline = timeline
-            .map(TimelineId)
-            .or_else(|| listed.newest_timeline())
-            .expect("a timeline");
-        let history = listed.history(timeline);
-        let lines = listed.lines(&history);
-        let mut known = Known::default();
+        let ancestry = match timeline {
+            Some(timeline) => &listed.branches[&Branch(timeline)].ancestry,
+            None => listed.newest_branch().expect("a timeline"),
+        };
+        let lines = listed.lines(ancestry);
         let xid = match request.target {
-            Target::Xid(xid) => Some(xid),
+            Target::Transaction(TransactionId::Xid(xid)) => Some(xid),
             _ => None,
         };
-        loop {
-            match plan(&listed, &history, &lines, &known, request) {
-                Err(Pending::Read(ids)) => {
-                    assert!(!ids.is_empty(), "nothing to read, and no answer");
-                    for id in ids {
-                        assert!(known.get(id).is_none(), "{id:?} is asked for twice");
-                        self.read += 1;
-                        known.insert(id, self.facts(&lines[id.line].slice(id.slice).unwrap(), xid));
-                    }
-                }
-                other => return other,
-            }
-        }
+        answer(&listed, ancestry, &lines, request, |slice| {
+            self.read += 1;
+            self.facts(slice, xid)
+        })
     }
 
     fn plan(&mut self, target: Target) -> Result<Plan, Pending> {
@@ -286,6 +287,29 @@ impl World {
 
     fn time(&mut self, time: Timestamp) -> Result<Plan, Pending> {
         self.plan(Target::Time(time))
+    }
+}
+
+/// Plans, and reads what is asked for on the way.
+fn answer(
+    listed: &Listed,
+    ancestry: &Ancestry,
+    lines: &[Line<'_>],
+    request: &Request,
+    mut facts: impl FnMut(&LineSlice<'_>) -> SliceFacts,
+) -> Result<Plan, Pending> {
+    let mut known = Known::default();
+    loop {
+        match plan(listed, ancestry, lines, &known, request) {
+            Err(Pending::Read(ids)) => {
+                assert!(!ids.is_empty(), "nothing to read, and no answer");
+                for id in ids {
+                    assert!(known.get(id).is_none(), "{id:?} is asked for twice");
+                    known.insert(id, facts(&lines[id.line].slice(id.slice).unwrap()));
+                }
+            }
+            other => return other,
+        }
     }
 }
 
@@ -300,10 +324,21 @@ fn request(target: Target) -> Request {
 /// Xid of the last commit that is in, and the record after which recovery stops.
 fn outcome(plan: &Plan) -> (Option<u32>, Option<u64>) {
     let after = match plan.recovery {
-        RecoveryTarget::After(record) => Some(record.begin.0),
+        RecoveryTarget::After(record) => Some(record.begin.lsn().0),
         RecoveryTarget::Consistency => None,
     };
-    (plan.last_commit.map(|commit| commit.xid), after)
+    (plan.last_commit.as_ref().map(xid), after)
+}
+
+fn xid(ending: &Ending) -> u32 {
+    match ending.transaction {
+        TransactionId::Xid(xid) => xid,
+        TransactionId::Gtid(_) => panic!("PostgreSQL has no GTIDs"),
+    }
+}
+
+fn xid_target(xid: u32) -> Target {
+    Target::Transaction(TransactionId::Xid(xid))
 }
 
 fn reason(pending: Pending) -> String {
@@ -322,7 +357,7 @@ fn a_time_between_two_commits_stops_after_the_first() {
     assert_eq!(outcome(&plan), (Some(20), Some(2 * MIB)));
     assert_eq!(
         (plan.log.begin, plan.log.end),
-        (Lsn(MIB + 40), Lsn(2 * MIB + TX_LEN))
+        (lsn(MIB + 40), lsn(2 * MIB + TX_LEN))
     );
 }
 
@@ -383,7 +418,7 @@ fn an_idle_database_is_restored_to_the_end_of_its_backup() {
     let plan = world.time(secs(1000)).unwrap();
     assert_eq!(outcome(&plan), (Some(9), None));
     assert!(
-        plan.log.end <= Lsn(3 * MIB),
+        plan.log.end <= lsn(3 * MIB),
         "nothing later is given to the server"
     );
     // And with nothing at all before it.
@@ -453,7 +488,7 @@ fn a_clock_an_hour_ahead_is_not_guessed_about() {
     };
     assert_eq!(
         (ambiguity.first.0, ambiguity.last.0),
-        (Lsn(2 * MIB), Lsn(3 * MIB))
+        (lsn(2 * MIB), lsn(3 * MIB))
     );
     for (pick, xid) in [(Pick::First, 20), (Pick::Last, 30)] {
         let request = Request {
@@ -464,7 +499,7 @@ fn a_clock_an_hour_ahead_is_not_guessed_about() {
             .commit(3 * MIB + 800, 5000, 31)
             .plan_on(None, &request)
             .unwrap();
-        assert_eq!(plan.last_commit.unwrap().xid, xid);
+        assert_eq!(outcome(&plan).0, Some(xid));
     }
     // Before the glitch and after it there is one reading.
     assert_eq!(outcome(&world().time(secs(205)).unwrap()).0, Some(20));
@@ -504,7 +539,7 @@ fn a_prepared_transaction_belongs_in_without_its_commit() {
         (Some(20), Some(2 * MIB))
     );
     assert_eq!(
-        outcome(&world().plan(Target::Xid(21)).unwrap()),
+        outcome(&world().plan(xid_target(21)).unwrap()),
         (Some(21), Some(3 * MIB))
     );
 }
@@ -513,18 +548,18 @@ fn a_prepared_transaction_belongs_in_without_its_commit() {
 fn a_transaction_is_found_wherever_it_is() {
     let mut world = World::with_three();
     assert_eq!(
-        outcome(&world.plan(Target::Xid(20)).unwrap()),
+        outcome(&world.plan(xid_target(20)).unwrap()),
         (Some(20), Some(2 * MIB))
     );
     let exclusive = Request {
         exclusive: true,
-        ..request(Target::Xid(30))
+        ..request(xid_target(30))
     };
     assert_eq!(
         outcome(&world.plan_on(None, &exclusive).unwrap()),
         (Some(20), Some(2 * MIB))
     );
-    assert!(reason(world.plan(Target::Xid(77)).unwrap_err()).contains("transaction 77"));
+    assert!(reason(world.plan(xid_target(77)).unwrap_err()).contains("transaction 77"));
 }
 
 #[test]
@@ -629,7 +664,7 @@ fn a_fork_is_followed_and_what_it_left_is_named() {
     let legs: Vec<_> = plan
         .ancestry
         .iter()
-        .map(|leg| (leg.timeline.0, leg.end.0))
+        .map(|leg| (leg.branch.0, leg.end.lsn().0))
         .collect();
     assert_eq!(legs, [(1, 3 * MIB + 400), (2, 3 * MIB + 500_000 + TX_LEN)]);
     assert_eq!(plan.dead_ends.len(), 1);
@@ -651,13 +686,20 @@ fn a_timeline_that_no_backup_reaches_is_not_the_newest() {
     let mut world = forked();
     world.stored.push((3, 9 * MIB, 9 * MIB + 500));
     let listed = world.listed();
-    assert_eq!(listed.newest_timeline(), Some(TimelineId(2)));
+    assert_eq!(
+        listed.newest_branch().map(|newest| newest.branch),
+        Some(Branch(2))
+    );
     // A history file without log makes no timeline either.
     world.histories.push(TimelineHistory {
         timeline: TimelineId(9),
         ancestors: Vec::new(),
     });
-    assert_eq!(world.listed().newest_timeline(), Some(TimelineId(2)));
+    let newest = world.listed();
+    assert_eq!(
+        newest.newest_branch().map(|newest| newest.branch),
+        Some(Branch(2))
+    );
 }
 
 #[test]
@@ -671,11 +713,10 @@ fn few_slices_are_read() {
 /// The times of the only window, after making sure that both can be reached.
 fn times(world: &mut World) -> Option<(Timestamp, Timestamp)> {
     let listed = world.listed();
-    let history = listed.history(TimelineId(1));
-    let lines = listed.lines(&history);
+    let lines = listed.lines(&listed.branches[&Branch(1)].ancestry);
     let mut known = Known::default();
     let windows = loop {
-        let (windows, missing) = windows(&listed, TimelineId(1), &lines, &known);
+        let (windows, missing) = windows(&listed, Branch(1), &lines, &known);
         if missing.is_empty() {
             break windows;
         }
@@ -685,7 +726,7 @@ fn times(world: &mut World) -> Option<(Timestamp, Timestamp)> {
         }
     };
     assert_eq!(windows.len(), 1, "{windows:?}");
-    assert!(windows[0].earliest_lsn <= windows[0].latest_lsn);
+    assert!(windows[0].earliest_position <= windows[0].latest_position);
     let times = windows[0].earliest_time.zip(windows[0].latest_time);
     assert_eq!(
         times.is_some(),

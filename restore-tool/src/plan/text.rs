@@ -18,7 +18,7 @@ pub fn render(plan: &Plan) -> String {
         ),
         ("target", target(plan)),
         ("base backup", base(plan)),
-        ("timeline", ancestry(plan)),
+        (plan.engine.branch_word(), ancestry(plan)),
         ("log", log(plan)),
         ("to fetch", ByteSize(plan.fetch_bytes).to_string()),
         ("stops", stops(plan)),
@@ -33,8 +33,11 @@ pub fn render(plan: &Plan) -> String {
         lines.push((
             "left behind",
             format!(
-                "timeline {} from {} to {}: {commits}",
-                dead_end.timeline, dead_end.begin, dead_end.end
+                "{} {} from {} to {}: {commits}",
+                plan.engine.branch_word(),
+                dead_end.branch,
+                dead_end.begin,
+                dead_end.end
             ),
         ));
     }
@@ -42,9 +45,12 @@ pub fn render(plan: &Plan) -> String {
         lines.push((
             "set aside",
             format!(
-                "timeline {} from {} to {}: nothing leads there; stored out of order by an agent that was killed, and never \
+                "{} {} from {} to {}: nothing leads there; stored out of order by an agent that was killed, and never \
                  acknowledged (or an object before it was lost)",
-                aside.timeline, aside.begin, aside.end
+                plan.engine.branch_word(),
+                aside.branch,
+                aside.begin,
+                aside.end
             ),
         ));
     }
@@ -84,7 +90,7 @@ fn base(plan: &Plan) -> String {
         base.id,
         base.started,
         ByteSize(base.bytes),
-        base.end.lsn
+        base.end.position
     )
 }
 
@@ -92,7 +98,7 @@ fn ancestry(plan: &Plan) -> String {
     let legs: Vec<String> = plan
         .ancestry
         .iter()
-        .map(|leg| format!("{} ({} to {})", leg.timeline, leg.begin, leg.end))
+        .map(|leg| format!("{} ({} to {})", leg.branch, leg.begin, leg.end))
         .collect();
     legs.join(", then ")
 }
@@ -102,7 +108,7 @@ fn log(plan: &Plan) -> String {
         "{} to {}, {} in {} objects ({} stored)",
         plan.log.begin,
         plan.log.end,
-        ByteSize(plan.log_bytes()),
+        ByteSize(plan.log.bytes),
         plan.log.objects,
         ByteSize(plan.log.stored_bytes)
     )
@@ -115,7 +121,7 @@ fn stops(plan: &Plan) -> String {
             _ => format!("after the record at {}", record.begin),
         },
         RecoveryTarget::Consistency => {
-            let end = plan.base.end.lsn;
+            let end = plan.base.end.position;
             match &plan.last_in {
                 Some(ending) => format!(
                     "at the end of the base backup, {end}: no transaction ended between {} and there",
@@ -137,13 +143,18 @@ fn describe(ending: &Ending) -> String {
     };
     format!(
         "{kind} of transaction {} at {} ({})",
-        ending.xid, ending.begin, ending.time
+        ending.transaction, ending.begin, ending.time
     )
 }
 
 fn last_commit(plan: &Plan) -> String {
     plan.last_commit.as_ref().map_or_else(
         || "none in the log: all commits are in the base backup".to_owned(),
-        |commit| format!("transaction {} at {}, {}", commit.xid, commit.begin, commit.time),
+        |commit| {
+            format!(
+                "transaction {} at {}, {}",
+                commit.transaction, commit.begin, commit.time
+            )
+        },
     )
 }

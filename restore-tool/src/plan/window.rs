@@ -1,8 +1,9 @@
 //! Recovery windows: which targets can be reached. Pure.
 
 use serde::Serialize;
+use tidemark_repository::Branch;
 use tidemark_repository::log::SliceFlags;
-use tidemark_types::{Lsn, TimelineId, Timestamp};
+use tidemark_types::{Position, Timestamp};
 
 use super::base::Base;
 use super::facts::{EndingKind, Known, SliceId};
@@ -13,12 +14,12 @@ use super::resolve::{Pending, Search, newest_on};
 /// Targets of one line that can be reached: every position, and every time, in these intervals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Window {
-    /// The timeline that the line leads to.
-    pub timeline: TimelineId,
+    /// The branch that the line leads to.
+    pub branch: Branch,
     /// The end of the first base backup.
-    pub earliest_lsn: Lsn,
+    pub earliest_position: Position,
     /// The end of the last whole record.
-    pub latest_lsn: Lsn,
+    pub latest_position: Position,
     /// The first time that can be reached. Absent, as the latest is, while nothing tells that any can be: on a server
     /// that has been idle since before its first backup.
     pub earliest_time: Option<Timestamp>,
@@ -29,7 +30,7 @@ pub struct Window {
 /// The windows of all lines, and the slices that must be read to tell the times of those that have none yet.
 pub fn windows(
     listed: &Listed,
-    timeline: TimelineId,
+    branch: Branch,
     lines: &[Line<'_>],
     known: &Known,
 ) -> (Vec<Window>, Vec<SliceId>) {
@@ -37,12 +38,13 @@ pub fn windows(
         lines,
         known,
         covered: listed.covered(lines),
+        logs_commit_times: listed.engine.logs_commit_times(),
     };
     let mut windows = Vec::new();
     let mut missing = Vec::new();
     for (number, line) in lines.iter().enumerate() {
         let on_line = listed.bases.iter().filter(|base| base.is_on(line));
-        let Some(first) = on_line.min_by_key(|base| base.end.lsn) else {
+        let Some(first) = on_line.min_by_key(|base| base.end.position) else {
             continue;
         };
         let latest = search.reach_on(number);
@@ -57,9 +59,9 @@ pub fn windows(
             Err(Pending::Ambiguous(_) | Pending::Unreachable(_)) => None,
         };
         windows.push(Window {
-            timeline,
-            earliest_lsn: first.end.lsn,
-            latest_lsn: line.whole(),
+            branch,
+            earliest_position: first.end.position,
+            latest_position: line.whole(),
             earliest_time: times.map(|(earliest, _)| earliest),
             latest_time: times.map(|(_, latest)| latest),
         });
@@ -77,7 +79,7 @@ impl Search<'_> {
     }
 
     /// The earliest time whose state can be made of `base`, which lies on a line of this number: that of the newest
-    /// transaction that ended before the backup's end, or when the backup began if none did in the segments that it needs
+    /// transaction that ended before the backup's end, or when the backup began if none did in the log files that it needs
     /// (no plan looks at earlier ones). `None` when nothing that is stored tells how far the times reach.
     ///
     /// # Errors
@@ -86,8 +88,8 @@ impl Search<'_> {
         let Some(log) = self.lines.get(line) else {
             return Ok(None);
         };
-        let end = base.end.lsn;
-        let begin = base.begin.lsn.align_down(log.segment_size().bytes());
+        let end = base.end.position;
+        let begin = base.begin.position.file_start();
         let needed = log.slices().enumerate();
         let needed = needed.skip_while(|(_, named)| named.begin < begin);
         let needed = needed.take_while(|(_, named)| named.begin < end);
@@ -104,8 +106,7 @@ impl Search<'_> {
                 named.key.times.map(|range| range.max)
             } else {
                 let endings = self.read(line, slice)?.endings.iter();
-                let before =
-                    endings.filter(|ending| ending.begin < end && ending.kind != EndingKind::Prepare);
+                let before = endings.filter(|ending| ending.end <= end && ending.kind != EndingKind::Prepare);
                 before.map(|ending| ending.time).max()
             });
         }

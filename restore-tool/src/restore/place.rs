@@ -83,7 +83,7 @@ impl Place {
         if !args.delta {
             check_room(
                 &data,
-                plan.base.bytes.saturating_add(plan.log_bytes().min(LOG_ROOM)),
+                plan.base.bytes.saturating_add(plan.log.bytes.min(LOG_ROOM)),
             )?;
         }
         Ok(Place {

@@ -122,10 +122,10 @@ async fn recover(
     drop(prefetcher);
     phases.checks = Some(begun.elapsed());
     let stopped_at = StoppedAt {
-        lsn: stood.replayed.unwrap_or_default(),
-        commit_time: plan.last_commit.map(|commit| commit.time),
-        xid: plan.last_commit.map(|commit| commit.xid),
-        timeline: plan.timeline,
+        position: plan.log.end.files.lsn(stood.replayed.unwrap_or_default()),
+        commit_time: plan.last_commit.as_ref().map(|commit| commit.time),
+        transaction: plan.last_commit.as_ref().map(|commit| commit.transaction.clone()),
+        branch: plan.branch,
     };
     Summary::started(&prepared.place, plan, &phases, state, stopped_at, running).print(args.json)
 }
@@ -214,7 +214,7 @@ async fn wait_for_target(
     plan: &Plan,
     first_asked: &mut Option<Instant>,
 ) -> anyhow::Result<ReplayProgress> {
-    let progress = Progress::new("replay", plan.log_bytes());
+    let progress = Progress::new("replay", plan.log.bytes);
     loop {
         let stood = match server.state().await? {
             ServerState::Starting => None,
@@ -235,7 +235,9 @@ async fn wait_for_target(
         };
         if let Some(replay) = stood {
             first_asked.get_or_insert_with(Instant::now);
-            let done = replay.replayed.map_or(0, |lsn| lsn.bytes_since(plan.log.begin));
+            let done = replay
+                .replayed
+                .map_or(0, |lsn| lsn.bytes_since(plan.log.begin.lsn()));
             let time = replay
                 .last_commit
                 .map_or(String::new(), |time| format!("log time {time}"));
@@ -254,16 +256,18 @@ fn check_end(plan: &Plan, stood: &ReplayProgress, segment_size: u64) -> anyhow::
     let replayed = stood.replayed.unwrap_or_default();
     let is_planned = match plan.recovery {
         RecoveryTarget::After(record) => {
-            replayed == record.end || replayed == after_switch(record.end, segment_size)
+            replayed == record.end.lsn() || replayed == after_switch(record.end.lsn(), segment_size)
         }
-        RecoveryTarget::Consistency => plan.base.end.lsn <= replayed && replayed <= plan.log.end,
+        RecoveryTarget::Consistency => {
+            plan.base.end.position.lsn() <= replayed && replayed <= plan.log.end.lsn()
+        }
     };
     if is_planned {
         return Ok(());
     }
     let expected = match plan.recovery {
         RecoveryTarget::After(record) => format!("at {}", record.end),
-        RecoveryTarget::Consistency => format!("between {} and {}", plan.base.end.lsn, plan.log.end),
+        RecoveryTarget::Consistency => format!("between {} and {}", plan.base.end.position, plan.log.end),
     };
     let message = format!("the server stands at {replayed}, and the plan ends {expected}");
     Err(Failure::new(ErrorClass::CheckFailed, message).into())

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tidemark_types::{ByteSize, Lsn, TimelineId, Timestamp, format_duration};
+use tidemark_repository::Branch;
+use tidemark_types::{ByteSize, Position, Timestamp, format_duration};
 
 use crate::command::list::print_json;
-use crate::plan::Plan;
+use crate::plan::{Plan, TransactionId};
 use crate::restore::place::Place;
 
 /// How often a log gets a line of progress.
@@ -63,13 +64,13 @@ impl From<&Phases> for PhaseSeconds {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoppedAt {
     /// The end of the last record that was replayed.
-    pub lsn: Lsn,
+    pub position: Position,
     /// When the last commit that is in was made.
     pub commit_time: Option<Timestamp>,
     /// Its transaction.
-    pub xid: Option<u32>,
-    /// The timeline that was followed.
-    pub timeline: TimelineId,
+    pub transaction: Option<TransactionId>,
+    /// The branch that was followed.
+    pub branch: Branch,
 }
 
 /// A server that was left running.
@@ -159,13 +160,15 @@ impl<'a> Summary<'a> {
             self.data_directory.display()
         );
         if let Some(stopped) = &self.stopped_at {
-            let commit = stopped.commit_time.zip(stopped.xid).map_or_else(
+            let commit = stopped.commit_time.zip(stopped.transaction.as_ref()).map_or_else(
                 || "no commit in the log that was replayed".to_owned(),
-                |(time, xid)| format!("last commit in: transaction {xid}, {time}"),
+                |(time, transaction)| format!("last commit in: transaction {transaction}, {time}"),
             );
             println!(
-                "stands at {} of timeline {}; {commit}",
-                stopped.lsn, stopped.timeline
+                "stands at {} of {} {}; {commit}",
+                stopped.position,
+                self.plan.engine.branch_word(),
+                stopped.branch
             );
         }
         if let Some(configuration) = self.configuration {

@@ -4,13 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use futures::stream::TryStreamExt;
-use tidemark_repository::log::LogReader;
-use tidemark_repository::{Archive, StoredSlice};
-use tidemark_types::{ErrorClass, Lsn, SegmentName};
+use tidemark_repository::{Archive, Branch};
+use tidemark_types::{ErrorClass, LogFiles, SegmentName};
 
 use crate::exit::Failure;
-use crate::positions::{branch_of, lsn_of, position_of};
+use crate::log_bytes::LogBytes;
 use crate::wal::segments::{Answer, Piece};
 use crate::wal::state::{State, StateDir};
 
@@ -110,37 +108,19 @@ impl SegmentSource {
         let run = self
             .dir
             .run(&self.state, piece.timeline, size.segment_of(piece.begin).0)?;
-        let (begin, end) = (position_of(piece.begin, size), position_of(piece.end, size));
-        let reader = LogReader::new(&self.archive, branch_of(piece.timeline), &run, begin, end);
-        let mut verifier = reader.verifier(&run);
-        let stored: Vec<StoredSlice> = reader.fetch(FETCHES_AT_ONCE).try_collect().await?;
-        let chunks = tokio::task::spawn_blocking(move || -> anyhow::Result<Vec<(Lsn, Vec<u8>)>> {
-            let mut chunks = Vec::new();
-            for slice in &stored {
-                if let Some(chunk) = verifier.next(slice)? {
-                    chunks.push((lsn_of(chunk.begin, size), chunk.bytes));
-                }
-            }
-            Ok(chunks)
-        })
-        .await??;
-        let mut at = piece.begin;
-        for (begin, bytes) in chunks {
-            let skip = usize::try_from(at.bytes_since(begin))?;
-            let wanted = usize::try_from(piece.end.bytes_since(at))?;
-            let bytes = bytes.get(skip.min(bytes.len())..).unwrap_or_default();
-            let bytes = bytes.get(..wanted.min(bytes.len())).unwrap_or_default();
-            into.extend_from_slice(bytes);
-            at = Lsn(at.0.saturating_add(bytes.len() as u64));
-        }
-        if at == piece.end {
-            return Ok(());
-        }
-        let message = format!(
-            "the log of timeline {} is not stored from {at} to {}",
-            piece.timeline, piece.end
+        let files = LogFiles::Wal(size);
+        let mut bytes = LogBytes::new(
+            &self.archive,
+            Branch(piece.timeline.0),
+            &run,
+            files.lsn(piece.begin),
+            files.lsn(piece.end),
+            FETCHES_AT_ONCE,
         );
-        Err(Failure::new(ErrorClass::Corrupt, message).into())
+        while let Some(chunk) = bytes.next().await? {
+            into.extend_from_slice(&chunk.bytes);
+        }
+        Ok(())
     }
 }
 

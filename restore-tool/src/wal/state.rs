@@ -13,7 +13,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tidemark_repository::log::{ChainPoint, Run, SliceKey};
 use tidemark_repository::{Archive, LogPosition};
-use tidemark_types::{ErrorClass, Generation, ServerName, TimelineId};
+use tidemark_types::{ErrorClass, Generation, LogFiles, ServerName, TimelineId};
 
 use crate::catalog::read_history_text;
 use crate::exit::Failure;
@@ -106,9 +106,11 @@ impl StateDir {
         make(&self.0.join(WAL_FOLDER))?;
         make(&self.0.join("history"))?;
         let mut claims = Vec::new();
-        for stretch in line.part(log.begin, log.end) {
-            let slices = slices_of(&stretch, log.segment_size);
-            write_slices(&self.slices(stretch.timeline), slices)?;
+        let files = LogFiles::Wal(log.segment_size);
+        for stretch in line.part(files.lsn(log.begin), files.lsn(log.end)) {
+            let timeline = TimelineId(stretch.branch.0);
+            let slices = slices_of(&stretch);
+            write_slices(&self.slices(timeline), slices)?;
             let (first, last) = (
                 slices.first().map(SliceKey::begin_position),
                 slices.last().map(SliceKey::end_position),
@@ -116,7 +118,7 @@ impl StateDir {
             let within = |claim: &&ChainPoint| first <= Some(claim.position) && Some(claim.position) <= last;
             claims.extend(stretch.run.claims.iter().filter(within).map(|claim| {
                 (
-                    stretch.timeline,
+                    timeline,
                     claim.position.file,
                     claim.position.offset,
                     claim.hash.to_string(),

@@ -128,7 +128,7 @@ class Tidemark:
 
     def archived(self):
         """Bytes of stored log."""
-        return sum(timeline["stored_bytes"] for generation in self.list() for timeline in generation["timelines"])
+        return sum(branch["stored_bytes"] for generation in self.list() for branch in generation["branches"])
 
     def full(self, server):
         return self._back_up(server, "--full")

@@ -50,6 +50,16 @@ impl Run {
         &self.path[first.min(last)..last]
     }
 
+    /// The point as names write it: the begin of the next file where `position` is the end of a file that has ended.
+    pub fn normalize(&self, position: LogPosition) -> LogPosition {
+        let after = self.path.partition_point(|slice| slice.begin_position() < position);
+        let before = after.checked_sub(1).and_then(|before| self.path.get(before));
+        match before.filter(|slice| slice.file == position.file && slice.end == position.offset) {
+            Some(slice) => slice.end_position(),
+            None => position,
+        }
+    }
+
     /// Whether it begins where a log can begin: a branch's first file, or the first after a gap. One that does not is what
     /// a killed writer stored past a slice that it had not stored yet, or what lies behind a lost object.
     pub fn is_anchored(&self) -> bool {
@@ -402,6 +412,22 @@ mod tests {
         assert_eq!(run.slices_within(at(0, 9), at(0, 21)).len(), 3);
         assert_eq!(run.slices_within(at(0, 20), at(1, 0)).len(), 1);
         assert_eq!(run.slices_within(at(1, 50), at(1, 60)).len(), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_file_that_has_ended_is_the_begin_of_the_next() {
+        let mut slices = [slice(0, 0, 20, 2), slice(20, 2, 100, 3), slice(100, 3, 150, 4)];
+        let run = &coverage(&mut slices)[0];
+        let at = |file, offset| LogPosition { file, offset };
+        for (position, normal) in [
+            (at(0, 100), at(1, 0)),
+            (at(0, 20), at(0, 20)),
+            (at(0, 101), at(0, 101)),
+            (at(1, 0), at(1, 0)),
+            (at(1, 50), at(1, 50)),
+        ] {
+            assert_eq!(run.normalize(position), normal);
+        }
     }
 
     proptest! {

@@ -85,7 +85,7 @@ fn assert_restored_across_a_promotion(
     agent.kill9();
 
     let restored = restore(repository, VERSION).args(["--target-latest"]).start();
-    assert_eq!(restored.report()["stopped_at"]["timeline"], 2);
+    assert_eq!(restored.report()["stopped_at"]["branch"], 2);
     assert_eq!(restored.client().digest("t"), digest);
     let rows = "SELECT count(*) FROM t WHERE what = 'in the segment of the fork'";
     assert_eq!(restored.psql(rows), "1");

@@ -89,8 +89,8 @@ fn assert_windows_can_be_reached(repository: &TestRepository) {
     for (option, bound) in [
         ("--target-time", "earliest_time"),
         ("--target-time", "latest_time"),
-        ("--target-lsn", "earliest_lsn"),
-        ("--target-lsn", "latest_lsn"),
+        ("--target-lsn", "earliest_position"),
+        ("--target-lsn", "latest_position"),
     ] {
         let bound = window[bound]
             .as_str()

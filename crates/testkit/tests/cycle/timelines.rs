@@ -106,7 +106,7 @@ fn a_fork_whose_child_is_not_archived_yet_is_not_run_past() {
     {
         Ok(restored) => {
             let rows = restored.psql("SELECT string_agg(what, ', ' ORDER BY what) FROM t");
-            let timeline = restored.report()["stopped_at"]["timeline"].to_string();
+            let timeline = restored.report()["stopped_at"]["branch"].to_string();
             let whole_parent = rows == "1 before, 2 on the abandoned branch" && timeline == "1";
             let up_to_the_fork = rows == "1 before" && timeline == "2";
             assert!(whole_parent || up_to_the_fork, "{rows} on timeline {timeline}");
