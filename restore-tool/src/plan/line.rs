@@ -230,7 +230,7 @@ impl<'a> Line<'a> {
 impl Stretch<'_> {
     /// Whether a position of its branch lies in it, its end included.
     pub fn holds(&self, position: Position) -> bool {
-        self.begin <= position && position <= self.end
+        self.begin <= position && position <= self.end && self.run.has_place(position.at)
     }
 }
 
@@ -285,7 +285,7 @@ pub fn lines<'a>(ancestry: &Ancestry, branches: &'a BTreeMap<Branch, BranchLog>)
                 Some(line) if goes_on.take() == Some(begin) => line.push(stretch),
                 _ => lines.push(vec![stretch]),
             }
-            reached = to.filter(|to| *to == end);
+            reached = to.filter(|to| *to == end && run.has_place(to.at));
         }
         let next = parts.get(number + 1).map(|(_, begin, _)| *begin);
         goes_on = reached.and(next);

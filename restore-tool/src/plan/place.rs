@@ -35,8 +35,7 @@ impl Search<'_> {
         for (number, line) in self.lines.iter().enumerate() {
             for stretch in line.stretches() {
                 let position = request.target.position_on(stretch.begin.files);
-                let stored =
-                    position.filter(|position| stretch.holds(*position) && is_in_file(line, *position));
+                let stored = position.filter(|position| stretch.holds(*position));
                 places.extend(stored.map(|position| (number, stretch.branch, position)));
             }
         }
@@ -214,11 +213,4 @@ impl Search<'_> {
             Err(Pending::Read(missing))
         }
     }
-}
-
-/// Whether a position lies within its log file, as far as that is stored: nothing is behind the end of one that has ended.
-fn is_in_file(line: &Line<'_>, position: Position) -> bool {
-    let at = position.at;
-    let before = line.slice_before(position).and_then(|number| line.slice(number));
-    at.offset == 0 || before.is_none_or(|slice| slice.key.file != at.file || at.offset <= slice.key.end)
 }

@@ -52,12 +52,29 @@ impl Run {
 
     /// The point as names write it: the begin of the next file where `position` is the end of a file that has ended.
     pub fn normalize(&self, position: LogPosition) -> LogPosition {
-        let after = self.path.partition_point(|slice| slice.begin_position() < position);
-        let before = after.checked_sub(1).and_then(|before| self.path.get(before));
-        match before.filter(|slice| slice.file == position.file && slice.end == position.offset) {
-            Some(slice) => slice.end_position(),
-            None => position,
+        match self.slice_before(position) {
+            Some(slice) if slice.file == position.file && slice.end == position.offset => {
+                slice.end_position()
+            }
+            _ => position,
         }
+    }
+
+    /// Whether `position`, which is not behind its end, is a place in one of its files: a file that has ended has none
+    /// behind its end.
+    pub fn has_place(&self, position: LogPosition) -> bool {
+        position.offset == 0
+            || self
+                .slice_before(position)
+                .is_none_or(|slice| slice.file != position.file || position.offset <= slice.end)
+    }
+
+    /// The last slice of the path that begins before `position`.
+    fn slice_before(&self, position: LogPosition) -> Option<&SliceKey> {
+        let after = self
+            .path
+            .partition_point(|slice| slice.begin_position() < position);
+        after.checked_sub(1).and_then(|before| self.path.get(before))
     }
 
     /// Whether it begins where a log can begin: a branch's first file, or the first after a gap. One that does not is what
@@ -427,6 +444,7 @@ mod tests {
             (at(1, 50), at(1, 50)),
         ] {
             assert_eq!(run.normalize(position), normal);
+            assert_eq!(run.has_place(position), position != at(0, 101));
         }
     }
 

@@ -1,4 +1,6 @@
-//! Planning over made-up worlds: transactions at positions, slices cut where a test wants them.
+//! Planning over made-up worlds: transactions at positions, slices cut where a test wants them. Those of WAL are here.
+
+mod binlog;
 
 use std::collections::BTreeMap;
 
@@ -195,23 +197,15 @@ impl World {
             };
             (Branch(timeline), log)
         });
-        let lease = self
-            .covered
-            .map(|(timeline, lsn, time)| tidemark_repository::lease::Lease {
-                number: 1,
-                writer: String::new(),
-                host: String::new(),
-                boot_id: String::new(),
-                pid: 1,
-                generation: Generation(1),
-                beat: secs(time),
-                released: false,
-                covered: Some(tidemark_repository::lease::Covered {
-                    time: secs(time),
-                    branch: Branch(timeline),
-                    position: self::lsn(lsn).at,
-                }),
+        let lease = self.covered.map(|(timeline, at, time)| {
+            let mut lease = lease_at(time);
+            lease.covered = Some(tidemark_repository::lease::Covered {
+                time: secs(time),
+                branch: Branch(timeline),
+                position: lsn(at).at,
             });
+            lease
+        });
         Listed {
             server: "shop".parse().unwrap(),
             generation: Generation(1),
@@ -275,9 +269,9 @@ impl World {
             Target::Transaction(TransactionId::Xid(xid)) => Some(xid),
             _ => None,
         };
-        answer(&listed, ancestry, &lines, request, |slice| {
+        answer(&listed, ancestry, &lines, request, |id| {
             self.read += 1;
-            self.facts(slice, xid)
+            self.facts(&lines[id.line].slice(id.slice).unwrap(), xid)
         })
     }
 
@@ -290,13 +284,28 @@ impl World {
     }
 }
 
+/// A lease that was written at second `time`, and covers nothing.
+fn lease_at(time: i64) -> tidemark_repository::lease::Lease {
+    tidemark_repository::lease::Lease {
+        number: 1,
+        writer: String::new(),
+        host: String::new(),
+        boot_id: String::new(),
+        pid: 1,
+        generation: Generation(1),
+        beat: secs(time),
+        released: false,
+        covered: None,
+    }
+}
+
 /// Plans, and reads what is asked for on the way.
 fn answer(
     listed: &Listed,
     ancestry: &Ancestry,
     lines: &[Line<'_>],
     request: &Request,
-    mut facts: impl FnMut(&LineSlice<'_>) -> SliceFacts,
+    mut facts: impl FnMut(SliceId) -> SliceFacts,
 ) -> Result<Plan, Pending> {
     let mut known = Known::default();
     loop {
@@ -305,7 +314,7 @@ fn answer(
                 assert!(!ids.is_empty(), "nothing to read, and no answer");
                 for id in ids {
                     assert!(known.get(id).is_none(), "{id:?} is asked for twice");
-                    known.insert(id, facts(&lines[id.line].slice(id.slice).unwrap()));
+                    known.insert(id, facts(id));
                 }
             }
             other => return other,
