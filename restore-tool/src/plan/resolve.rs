@@ -317,7 +317,8 @@ impl<'a> Search<'a> {
     }
 
     /// The last commit or abort at or before `time` that follows `later`, if one follows that is so much earlier that
-    /// a clock must have been set.
+    /// a clock must have been set. What another branch of binlogs begins with are transactions that its server had
+    /// replicated before, and no sign of that.
     fn glitch(&self, time: Timestamp, exclusive: bool, later: &Ending) -> Result<Option<Found>, Pending> {
         let threshold = later.time.minus(JITTER);
         let is_in = |at: Timestamp| if exclusive { at < time } else { at <= time };
@@ -329,7 +330,8 @@ impl<'a> Search<'a> {
         let mut candidates = Vec::new();
         for (line, slice, named) in self.numbered() {
             let min = named.key.times.map(|range| range.min).filter(|min| is_in(*min));
-            let Some(min) = min.filter(|_| named.end > later.begin) else {
+            let follows_later = named.end > later.begin && named.begin.files == later.begin.files;
+            let Some(min) = min.filter(|_| follows_later) else {
                 continue;
             };
             if named.begin <= later.end {
