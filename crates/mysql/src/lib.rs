@@ -10,6 +10,7 @@
 //! description event says whose a file is.
 
 pub mod archive;
+pub mod basebackup;
 pub mod binlog;
 mod bytes;
 pub mod client;
