@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::books::Event;
+use super::take::Job;
 use crate::exit::{Failure, class_of};
 
 /// Frames that wait for each sink: enough that neither side waits for a single slow call of the other.
@@ -171,6 +172,15 @@ fn resume_panic<T>(error: tokio::task::JoinError) -> anyhow::Result<T> {
 pub struct Sinks {
     sinks: Vec<PackSink>,
     encoder: FrameEncoder,
+}
+
+/// An encoder of the backup's frames.
+///
+/// # Errors
+/// zstd out of memory.
+pub fn encoder(job: &Job) -> anyhow::Result<FrameEncoder> {
+    let hash_key = job.archive.base().hash_key();
+    Ok(FrameEncoder::new(hash_key, job.settings.base_backup.level)?)
 }
 
 /// The backup was called off.

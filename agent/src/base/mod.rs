@@ -12,6 +12,7 @@ mod delta;
 mod durable;
 mod history;
 pub mod host;
+mod intake;
 mod lanes;
 mod local;
 mod names;

@@ -1,16 +1,11 @@
 //! The remote way: the server sends its files over a replication connection, in one stream of tar archives.
 //!
-//! One task takes the stream apart and fills frames; encoding them is its workers' share. With a parent, pages are
-//! compared by their hashes, so that only what changed is stored, although everything is sent.
+//! One task takes the stream apart; what becomes of the files in it is the [`Intake`]'s.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tidemark_postgres::basebackup::{
-    Archive as TarArchive, BACKUP_LABEL_FILE, BackupLabel, BackupWay, BadPage, ManifestFacts,
-    RelationSegment, ServerFacts, TABLESPACE_MAP_FILE, Tablespace, TarEvent, TarReader, is_backup_metadata,
-    kind_of,
+    Archive as TarArchive, BACKUP_LABEL_FILE, BackupLabel, BackupWay, BadPage, ManifestFacts, ServerFacts,
+    TABLESPACE_MAP_FILE, Tablespace, TarEvent, TarReader, is_backup_metadata, kind_of,
 };
 use tidemark_postgres::control_file::{CONTROL_FILE_PATH, ControlFile};
 use tidemark_postgres::page::{BlockNumber, PAGE_SIZE, Page, PageCheck, page_lsn, verify_page};
@@ -18,24 +13,19 @@ use tidemark_postgres::{
     BaseBackupEvent, BaseBackupOptions, BaseBackupStream, Checkpoint, PostgresError, ReplicationClient,
     SqlClient,
 };
-use tidemark_repository::base::{
-    BackupWriter, EntryKind, FRAME_LEN_DEFAULT, FileEntry, FileId, FileMeta, FrameBuffer, FrameEncoder,
-    HashKey, PART_LEN, PageHash, PageHashReader,
-};
+use tidemark_repository::base::{BackupWriter, EntryKind, FileMeta};
 use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::books::{BadPages, Books};
-use super::lanes::{Lanes, Outlet, cancelled};
+use super::books::BadPages;
+use super::intake::{Intake, OpenFile};
+use super::lanes::{Lanes, cancelled, encoder};
 use super::local::{Copied, check_identity, timeline_changed};
 use super::names;
 use super::parent::Parent;
 use super::take::Job;
 use crate::exit::Failure;
 
-/// Filled frames that wait for each encoder.
-const BUFFERS_WAITING: usize = 2;
 /// No file that is kept in memory whole (label, map, control file) is longer.
 const KEPT_LEN_MAX: u64 = 16 << 20;
 
@@ -81,27 +71,20 @@ pub async fn receive_cluster(
     let tablespaces = announced_tablespaces(job, &stream);
     add_links(&tablespaces, writer);
 
-    let level = job.settings.server.base_backup.level;
-    let hash_key = job.archive.base().hash_key();
-    let mut encoders = Vec::new();
-    let mut lanes = Lanes::start(job.settings.server.base_backup.jobs, writer, |outlet, _| {
-        let (buffers, waiting) = mpsc::channel(BUFFERS_WAITING);
-        encoders.push(buffers);
-        let encoder = FrameEncoder::new(hash_key, level)?;
-        Ok(move || encode(waiting, encoder, &outlet))
-    })?;
-    let mut receiver = Receiver::new(job, parent, writer, encoders, hash_key)?;
+    let reader = parent.map(|parent| &parent.reader);
+    let (mut intake, mut lanes) = Intake::start(job, reader, PAGE_SIZE, writer)?;
     if checking == Checking::Here && server.data_checksums {
-        receiver.checks = Some(Checks {
+        let checks = Checks {
             pages_per_segment,
             begin: stream.begin(),
-        });
+        };
+        intake.look = Some(Box::new(move |path, at, page| checks.look(path, at, page)));
     }
-    let (result, received) = match receiver.run(stream, &mut lanes, cancel).await {
+    let (result, received) = match Receiver::new(job, intake).run(stream, &mut lanes, cancel).await {
         Ok(received) => (Ok(()), Some(received)),
         Err(error) => (Err(error), None),
     };
-    let sinks = lanes.finish(result, FrameEncoder::new(hash_key, level)?).await?;
+    let sinks = lanes.finish(result, encoder(job)?).await?;
     let Some(Received { end, kept, bad }) = received else {
         return Err(cancelled());
     };
@@ -216,20 +199,6 @@ fn add_links(tablespaces: &[Tablespace], writer: &mut BackupWriter) {
     }
 }
 
-/// Encodes frames until there are no more; blocking.
-fn encode(
-    mut buffers: mpsc::Receiver<FrameBuffer>,
-    mut encoder: FrameEncoder,
-    outlet: &Outlet,
-) -> anyhow::Result<()> {
-    while let Some(buffer) = buffers.blocking_recv() {
-        if outlet.frames.blocking_send(encoder.encode(&buffer)?).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
 /// Files that are kept in memory until the end.
 #[derive(Default)]
 struct Kept {
@@ -263,20 +232,6 @@ enum Target {
     File(Box<OpenFile>),
 }
 
-struct OpenFile {
-    id: FileId,
-    path: String,
-    /// What it is a segment of.
-    segment: Option<RelationSegment>,
-    base: Option<FileEntry>,
-    /// Hashes that the parent has of the pages from here to the end of the part.
-    known: std::vec::IntoIter<Option<PageHash>>,
-    /// Bytes of a page that has not arrived whole.
-    page: BytesMut,
-    at: u64,
-    given: u64,
-}
-
 /// What checking pages needs to know.
 #[derive(Debug, Clone, Copy)]
 struct Checks {
@@ -287,7 +242,8 @@ struct Checks {
 
 impl Checks {
     /// A page that is bad for good, as the server tells them (`sendFile` in its `basebackup.c`).
-    fn look(self, path: &str, segment: RelationSegment, at: u64, page: &[u8]) -> Option<BadPage> {
+    fn look(self, path: &str, at: u64, page: &[u8]) -> Option<BadPage> {
+        let segment = kind_of(path).segment()?;
         let page: &Page = page.try_into().ok()?;
         let within = u32::try_from(at / PAGE_SIZE as u64).ok()?;
         let block = segment
@@ -311,53 +267,21 @@ impl Checks {
 /// Takes the stream apart.
 struct Receiver<'a> {
     job: &'a Job,
-    writer: &'a mut BackupWriter,
-    books: Books,
-    hash_key: HashKey,
-    entries: HashMap<String, FileEntry>,
-    hashes: Option<PageHashReader>,
-    encoders: Vec<mpsc::Sender<FrameBuffer>>,
-    next_encoder: usize,
-    buffer: FrameBuffer,
+    intake: Intake<'a>,
     archive: TarArchive,
     target: Target,
     kept: Kept,
-    checks: Option<Checks>,
 }
 
 impl<'a> Receiver<'a> {
-    fn new(
-        job: &'a Job,
-        parent: Option<&Parent>,
-        writer: &'a mut BackupWriter,
-        encoders: Vec<mpsc::Sender<FrameBuffer>>,
-        hash_key: HashKey,
-    ) -> anyhow::Result<Receiver<'a>> {
-        let mut entries = HashMap::new();
-        // Archives list files in the order of their directories, not of their names.
-        if let Some(parent) = parent {
-            for entry in parent.reader.manifest().files() {
-                let entry = entry?;
-                if entry.meta.kind == EntryKind::File {
-                    entries.insert(entry.meta.path.clone(), entry);
-                }
-            }
-        }
-        Ok(Receiver {
+    fn new(job: &'a Job, intake: Intake<'a>) -> Receiver<'a> {
+        Receiver {
             job,
-            writer,
-            books: Books::default(),
-            hash_key,
-            entries,
-            hashes: parent.map(|parent| PageHashReader::new(Arc::clone(&parent.reader))),
-            encoders,
-            next_encoder: 0,
-            buffer: FrameBuffer::new(FRAME_LEN_DEFAULT, PAGE_SIZE),
+            intake,
             archive: TarArchive::DataDirectory,
             target: Target::Nowhere,
             kept: Kept::default(),
-            checks: None,
-        })
+        }
     }
 
     /// Receives everything. By value: encoders end when it does.
@@ -373,7 +297,7 @@ impl<'a> Receiver<'a> {
             tokio::select! {
                 () = cancel.cancelled() => return Err(cancelled()),
                 () = lanes.stop.cancelled() => return Err(cancelled()),
-                Some(event) = lanes.events.recv() => self.books.take(event, self.writer).await?,
+                Some(event) = lanes.events.recv() => self.intake.books.take(event, self.intake.writer).await?,
                 event = stream.next() => match event? {
                     BaseBackupEvent::Archive { name, .. } => {
                         tar.finish()?;
@@ -396,15 +320,11 @@ impl<'a> Receiver<'a> {
             }
         };
         tar.finish()?;
-        self.flush(lanes).await?;
-        self.encoders.clear();
-        while let Some(event) = lanes.events.recv().await {
-            self.books.take(event, self.writer).await?;
-        }
+        let books = self.intake.finish(lanes).await?;
         Ok(Received {
             end: (timeline, end),
             kept: self.kept,
-            bad: self.books.bad,
+            bad: books.bad,
         })
     }
 
@@ -417,15 +337,19 @@ impl<'a> Receiver<'a> {
                 modified,
             } => {
                 let meta = self.meta(&path, EntryKind::File, mode, modified);
-                self.begin_file(meta, size)?;
+                self.target = self.begin_file(meta, size)?;
             }
             TarEvent::Data(bytes) => self.data(bytes, lanes).await?,
-            TarEvent::FileEnd => self.end_file(lanes).await?,
+            TarEvent::FileEnd => {
+                if let Target::File(file) = std::mem::replace(&mut self.target, Target::Nowhere) {
+                    self.intake.end(*file, lanes).await?;
+                }
+            }
             TarEvent::Directory { path, mode } => {
                 // The root of an archive is the data directory, or a tablespace's link.
                 if !path.is_empty() {
                     let meta = self.meta(&path, EntryKind::Directory, mode, SystemClock.now());
-                    self.writer.add_path(meta);
+                    self.intake.writer.add_path(meta);
                 }
             }
             // Tablespaces were announced.
@@ -444,7 +368,7 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    fn begin_file(&mut self, meta: FileMeta, size: u64) -> anyhow::Result<()> {
+    fn begin_file(&mut self, meta: FileMeta, size: u64) -> anyhow::Result<Target> {
         let is_kept =
             [CONTROL_FILE_PATH, BACKUP_LABEL_FILE, TABLESPACE_MAP_FILE].contains(&meta.path.as_str());
         if is_kept {
@@ -453,124 +377,24 @@ impl<'a> Receiver<'a> {
                 return Err(Failure::new(ErrorClass::Corrupt, message).into());
             }
             self.kept.files.push((meta, Vec::new()));
-            self.target = Target::Kept;
-            return Ok(());
+            return Ok(Target::Kept);
         }
         if is_backup_metadata(&meta.path) {
-            self.target = Target::Nowhere;
-            return Ok(());
+            return Ok(Target::Nowhere);
         }
-        let base = self.entries.remove(&meta.path);
-        let path = meta.path.clone();
-        let id = match &base {
-            Some(base) => self.writer.begin_overlay(meta, base.clone()),
-            None => self.writer.begin_file(meta),
-        };
-        self.target = Target::File(Box::new(OpenFile {
-            id,
-            segment: kind_of(&path).segment(),
-            path,
-            base,
-            known: Vec::new().into_iter(),
-            page: BytesMut::new(),
-            at: 0,
-            given: 0,
-        }));
-        Ok(())
+        Ok(Target::File(Box::new(self.intake.begin(meta))))
     }
 
-    async fn data(&mut self, mut bytes: Bytes, lanes: &mut Lanes) -> anyhow::Result<()> {
+    async fn data(&mut self, bytes: Bytes, lanes: &mut Lanes) -> anyhow::Result<()> {
         match &mut self.target {
-            Target::Nowhere => return Ok(()),
+            Target::Nowhere => {}
             Target::Kept => {
                 if let Some((_, kept)) = self.kept.files.last_mut() {
                     kept.extend_from_slice(&bytes);
                 }
-                return Ok(());
             }
-            Target::File(_) => {}
+            Target::File(file) => self.intake.data(file, bytes, lanes).await?,
         }
-        // Pages are cut as they lie in the file, however the stream is cut.
-        while let Target::File(file) = &mut self.target {
-            if file.page.is_empty() && bytes.len() >= PAGE_SIZE {
-                let page = bytes.split_to(PAGE_SIZE);
-                self.page(&page, lanes).await?;
-                continue;
-            }
-            let missing = (PAGE_SIZE - file.page.len()).min(bytes.len());
-            file.page.extend_from_slice(&bytes.split_to(missing));
-            if file.page.len() < PAGE_SIZE {
-                break;
-            }
-            let page = file.page.split().freeze();
-            self.page(&page, lanes).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes the next page of the open file in, unless the parent has it.
-    async fn page(&mut self, page: &[u8], lanes: &mut Lanes) -> anyhow::Result<()> {
-        let Target::File(file) = &mut self.target else {
-            return Ok(());
-        };
-        if file.at.is_multiple_of(PART_LEN) {
-            let part = usize::try_from(file.at / PART_LEN)
-                .ok()
-                .and_then(|number| file.base.as_ref()?.parts.get(number));
-            if let (Some(part), Some(hashes)) = (part, &mut self.hashes) {
-                file.known = hashes.of_part(part, PAGE_SIZE).await?.into_iter();
-            } else {
-                file.known = Vec::new().into_iter();
-            }
-        }
-        let (id, at) = (file.id, file.at);
-        if let (Some(checks), Some(segment)) = (self.checks, file.segment) {
-            self.books.note_bad(checks.look(&file.path, segment, at, page));
-        }
-        file.at += page.len() as u64;
-        if file.base.is_some() && file.known.next().flatten() == Some(PageHash::of(&self.hash_key, page)) {
-            return Ok(());
-        }
-        file.given += page.len() as u64;
-        if self.buffer.room_for(page.len() as u64) < page.len() {
-            self.flush(lanes).await?;
-        }
-        self.buffer.push(id, at, page);
-        Ok(())
-    }
-
-    async fn end_file(&mut self, lanes: &mut Lanes) -> anyhow::Result<()> {
-        if let Target::File(file) = &mut self.target {
-            let rest = file.page.split().freeze();
-            if !rest.is_empty() {
-                self.page(&rest, lanes).await?;
-            }
-        }
-        if let Target::File(file) = std::mem::replace(&mut self.target, Target::Nowhere) {
-            self.writer.end_file(file.id, file.at, file.given).await?;
-        }
-        Ok(())
-    }
-
-    /// Hands the frame being filled to the next encoder. The books are kept meanwhile: encoders may wait for them.
-    async fn flush(&mut self, lanes: &mut Lanes) -> anyhow::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let fresh = FrameBuffer::new(FRAME_LEN_DEFAULT, PAGE_SIZE);
-        let full = std::mem::replace(&mut self.buffer, fresh);
-        let Some(encoder) = self.encoders.get(self.next_encoder) else {
-            unreachable!("there is at least one encoder")
-        };
-        self.next_encoder = (self.next_encoder + 1) % self.encoders.len();
-        let permit = loop {
-            tokio::select! {
-                permit = encoder.reserve() => break permit.map_err(|_| cancelled())?,
-                () = lanes.stop.cancelled() => return Err(cancelled()),
-                Some(event) = lanes.events.recv() => self.books.take(event, self.writer).await?,
-            }
-        };
-        permit.send(full);
         Ok(())
     }
 }
