@@ -117,7 +117,7 @@ async fn end_file(file: FileId, open: &OpenFile, writer: &mut BackupWriter) -> R
     let is_gone = open.reads.iter().any(|read| read.is_gone);
     let read_to = open.reads.iter().map(|read| read.read_to).max().unwrap_or(0);
     if is_gone && read_to == 0 {
-        writer.leave_out(file);
+        writer.take_back(file);
         return Ok(());
     }
     let size = open.size.unwrap_or(read_to);

@@ -398,6 +398,37 @@ fn a_file_with_missing_bytes_is_never_committed() {
 }
 
 #[test]
+fn files_are_taken_back_and_renamed_whether_their_bytes_have_landed_or_not() {
+    block_on(async {
+        let (storage, store) = new_store();
+        let mut feeder = Feeder::begin(&store, 1, None).await;
+        for (path, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+            let (file, bytes) = (feeder.writer.begin_file(meta(path)), pattern(PAGE, seed));
+            feeder.give(file, 0, &bytes).await;
+            feeder
+                .writer
+                .end_file(file, PAGE as u64, PAGE as u64)
+                .await
+                .unwrap();
+            match path {
+                // Still in the buffer.
+                "a" => feeder.writer.take_back(file),
+                "b" => feeder.writer.rename(file, "d".to_owned()),
+                _ => {
+                    feeder.flush().await;
+                    feeder.writer.take_back(file);
+                }
+            }
+        }
+        let header = feeder.finish().await.unwrap();
+        assert_eq!((header.totals.files, header.totals.bytes), (1, PAGE as u64));
+        let reader = BackupReader::open(store.clone(), &header.backup).await.unwrap();
+        let expected: Files = [("d".to_owned(), pattern(PAGE, 2))].into();
+        assert_eq!(restore(&*storage, &reader).await.unwrap(), expected);
+    });
+}
+
+#[test]
 fn bytes_past_the_parents_end_must_be_given() {
     block_on(async {
         let (_, store) = new_store();

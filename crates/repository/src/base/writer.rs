@@ -150,10 +150,23 @@ impl BackupWriter {
         file
     }
 
-    /// Forgets a file that was begun: it was gone before a byte of it was given.
-    pub fn leave_out(&mut self, file: FileId) {
-        if self.open.remove(&file).is_some() {
-            self.left_out.insert(file);
+    /// Takes a file back that was begun, and may have been ended: nothing of it belongs into the backup, whatever of it
+    /// arrived or is still on its way. Some engines copy a table again when it changed its form meanwhile.
+    pub fn take_back(&mut self, file: FileId) {
+        let is_mapped = self.open.remove(&file).is_none();
+        if let Some(entry) = self.files.get(file.0 as usize)
+            && self.left_out.insert(file)
+            && is_mapped
+        {
+            self.totals.files -= 1;
+            self.totals.bytes -= entry.size;
+        }
+    }
+
+    /// Gives a file that was begun, and may have been ended, another path.
+    pub fn rename(&mut self, file: FileId, path: String) {
+        if let Some(entry) = self.files.get_mut(file.0 as usize) {
+            entry.meta.path = path;
         }
     }
 
@@ -224,6 +237,9 @@ impl BackupWriter {
     }
 
     async fn land(&mut self, file: FileId, placement: Placement) -> Result<(), RepositoryError> {
+        if self.left_out.contains(&file) {
+            return Ok(());
+        }
         let Some(open) = self.open.get_mut(&file) else {
             return Err(self.misuse(format!("bytes of file {} arrived, which is not open", file.0)));
         };
