@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::writer::StreamWriter;
-use crate::basebackup::{XbstreamEvent, XbstreamReader};
+use crate::basebackup::{FileEvent, XbstreamReader};
 
 /// Reads a stream to its end, in inputs of `portion` bytes; what was seen, as text, runs of data taken together.
 fn read(stream: &[u8], portion: usize) -> Vec<String> {
@@ -17,7 +17,7 @@ fn read(stream: &[u8], portion: usize) -> Vec<String> {
             assert!(seen.len() <= stream.len(), "the reader makes no progress");
             match reader.poll() {
                 Ok(None) => break,
-                Ok(Some(XbstreamEvent::Data { file, offset, bytes })) => {
+                Ok(Some(FileEvent::Data { file, offset, bytes })) => {
                     assert!(!bytes.is_empty());
                     let runs = data.entry(file).or_default();
                     match runs.last_mut() {
@@ -27,7 +27,7 @@ fn read(stream: &[u8], portion: usize) -> Vec<String> {
                         _ => runs.push((offset, bytes.to_vec())),
                     }
                 }
-                Ok(Some(XbstreamEvent::End { file })) => {
+                Ok(Some(FileEvent::End { file })) => {
                     seen.push(format!("{file} {:?}", data.remove(&file)))
                 }
                 Ok(Some(event)) => seen.push(format!("{event:?}")),

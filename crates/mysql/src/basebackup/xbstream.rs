@@ -16,6 +16,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use tidemark_types::{ByteReader, ErrorClass};
 
+use super::FileEvent;
+
 /// What each chunk begins with.
 const MAGIC: &[u8; 8] = b"XBSTCK01";
 /// Magic, flags, type, length of the path.
@@ -26,47 +28,6 @@ const PATH_LEN_MAX: usize = 512;
 const FLAG_REPLACES: u8 = 2;
 /// Files open at once. The program opens one for each of its threads and two logs.
 const OPEN_MAX: usize = 1024;
-
-/// What the stream holds, in order. Files are open at the same time: each has a number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum XbstreamEvent {
-    /// A file begins.
-    Begin {
-        /// Its number: no other file of this stream has it.
-        file: u64,
-        /// Relative path, `/` between components, neither `.` nor `..` among them.
-        path: Arc<str>,
-        /// Whether it replaces a file of this path that came before, instead of being the first.
-        replaces: bool,
-    },
-    /// Some bytes of a file; never empty. They follow the ones before, unless [`XbstreamEvent::Data::offset`] says
-    /// otherwise: what is skipped is zeros, what was there before is overwritten.
-    Data {
-        /// Which file.
-        file: u64,
-        /// Where in the file they begin.
-        offset: u64,
-        /// The bytes.
-        bytes: Bytes,
-    },
-    /// A file is complete.
-    End {
-        /// Which file.
-        file: u64,
-    },
-    /// A file that came before has another path from now on. One that has that path already is replaced.
-    Rename {
-        /// Its path so far. There may have been no such file.
-        from: Arc<str>,
-        /// Its path from now on.
-        to: Arc<str>,
-    },
-    /// A file that came before is to be forgotten. There may have been no such file.
-    Remove {
-        /// Its path.
-        path: Arc<str>,
-    },
-}
 
 /// A stream that the program does not write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -258,7 +219,7 @@ impl XbstreamReader {
     ///
     /// # Errors
     /// When the stream is not one that the program writes.
-    pub fn poll(&mut self) -> Result<Option<XbstreamEvent>, XbstreamError> {
+    pub fn poll(&mut self) -> Result<Option<FileEvent>, XbstreamError> {
         loop {
             let state = std::mem::replace(&mut self.state, State::Head);
             let (state, event) = match state {
@@ -281,7 +242,7 @@ impl XbstreamReader {
                     Some(bytes) => {
                         let to = path(at, &bytes)?;
                         self.check_closed(&to)?;
-                        (State::Head, Some(XbstreamEvent::Rename { from, to }))
+                        (State::Head, Some(FileEvent::Rename { from, to }))
                     }
                     None => return self.wait(State::NewPath { at, from, len }),
                 },
@@ -315,7 +276,7 @@ impl XbstreamReader {
         }
     }
 
-    fn wait(&mut self, state: State) -> Result<Option<XbstreamEvent>, XbstreamError> {
+    fn wait(&mut self, state: State) -> Result<Option<FileEvent>, XbstreamError> {
         self.state = state;
         Ok(None)
     }
@@ -368,7 +329,7 @@ impl XbstreamReader {
         head: &Head,
         path: Arc<str>,
         bytes: &[u8],
-    ) -> Result<(State, Option<XbstreamEvent>), XbstreamError> {
+    ) -> Result<(State, Option<FileEvent>), XbstreamError> {
         let mut reader = ByteReader::new(bytes);
         let truncated = || XbstreamError::Truncated { at: head.at };
         match head.kind {
@@ -377,7 +338,7 @@ impl XbstreamReader {
                 // The chunk itself is looked at again, now that its file is open.
                 self.gathered = BytesMut::from(bytes);
                 let replaces = head.replaces;
-                let event = XbstreamEvent::Begin {
+                let event = FileEvent::Begin {
                     file,
                     path: path.clone(),
                     replaces,
@@ -398,12 +359,12 @@ impl XbstreamReader {
                 Ok((State::Head, None))
             }
             Kind::End => match self.open.remove(&path) {
-                Some(open) => Ok((State::Head, Some(XbstreamEvent::End { file: open.number }))),
+                Some(open) => Ok((State::Head, Some(FileEvent::End { file: open.number }))),
                 // A file without a byte: its end is all that is written of it.
                 None => {
                     let file = self.open_file(&path)?;
                     let replaces = head.replaces;
-                    let event = XbstreamEvent::Begin {
+                    let event = FileEvent::Begin {
                         file,
                         path: path.clone(),
                         replaces,
@@ -425,7 +386,7 @@ impl XbstreamReader {
             }
             Kind::Remove => {
                 self.check_closed(&path)?;
-                Ok((State::Head, Some(XbstreamEvent::Remove { path })))
+                Ok((State::Head, Some(FileEvent::Remove { path })))
             }
         }
     }
@@ -459,7 +420,7 @@ impl XbstreamReader {
         offset: u64,
         length: u64,
         checksum: u32,
-    ) -> Result<(State, Option<XbstreamEvent>), XbstreamError> {
+    ) -> Result<(State, Option<FileEvent>), XbstreamError> {
         let open = self.open.get_mut(&path).ok_or_else(|| XbstreamError::State {
             path: path.to_string(),
             problem: "it is not open",
@@ -486,7 +447,7 @@ impl XbstreamReader {
     }
 
     /// Hands on what there is of a payload, or compares its checksum when all of it has passed.
-    fn payload(&mut self, mut payload: Payload) -> Result<(State, Option<XbstreamEvent>), XbstreamError> {
+    fn payload(&mut self, mut payload: Payload) -> Result<(State, Option<FileEvent>), XbstreamError> {
         let left = payload.length.saturating_sub(payload.passed);
         if left == 0 {
             if payload.digest.finalize() != u64::from(payload.checksum) {
@@ -502,7 +463,7 @@ impl XbstreamReader {
             return Ok((State::Payload(payload), None));
         };
         payload.digest.update(&bytes);
-        let event = XbstreamEvent::Data {
+        let event = FileEvent::Data {
             file: payload.file,
             offset: payload.begin.saturating_add(payload.passed),
             bytes: bytes.clone(),

@@ -33,32 +33,33 @@ struct FileTree {
 }
 
 impl FileTree {
-    fn take(&mut self, event: XbstreamEvent) {
+    fn take(&mut self, event: FileEvent) {
         match event {
-            XbstreamEvent::Begin { file, path, replaces } => {
+            FileEvent::Begin { file, path, replaces } => {
                 let before = self.files.remove(&*path);
                 assert!(replaces || before.is_none(), "{path} came twice");
                 self.open.insert(file, (path.to_string(), Vec::new()));
             }
-            XbstreamEvent::Data { file, offset, bytes } => {
+            FileEvent::Data { file, offset, bytes } => {
                 assert!(!bytes.is_empty());
                 let (_, content) = self.open.get_mut(&file).unwrap();
                 let begin = offset as usize;
                 content.resize(content.len().max(begin + bytes.len()), 0);
                 content[begin..begin + bytes.len()].copy_from_slice(&bytes);
             }
-            XbstreamEvent::End { file } => {
+            FileEvent::End { file } => {
                 let (path, content) = self.open.remove(&file).unwrap();
                 self.files.insert(path, content);
             }
-            XbstreamEvent::Rename { from, to } => {
+            FileEvent::Rename { from, to } => {
                 if let Some(content) = self.files.remove(&*from) {
                     self.files.insert(to.to_string(), content);
                 }
             }
-            XbstreamEvent::Remove { path } => {
+            FileEvent::Remove { path } => {
                 self.files.remove(&*path);
             }
+            FileEvent::Directory { path } => panic!("{path}: the stream has no directories"),
         }
     }
 }

@@ -1,0 +1,314 @@
+//! Runs `mariadb-backup` on the database's host, and hands on what it streams.
+//!
+//! The program reads the data files itself and asks the server, over SQL, to hold still where it must. It is told who it is
+//! by an option file that only we can read: what stands among a process's arguments is everybody's to see. Whether a backup
+//! came about is judged by three things: its exit code, the line it says at its end, and a stream that has an end.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use bytes::BytesMut;
+use tempfile::NamedTempFile;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+use super::{BaseBackupError, FileEvent, XbstreamReader};
+use crate::client::{ConnectOptions, Host, SslMode};
+
+/// What the program is called, its newer name first.
+const NAMES: [&str; 2] = ["mariadb-backup", "mariabackup"];
+/// Where packages put it, beside the environment's PATH.
+const DIRECTORIES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/usr/local/mysql/bin"];
+/// What it says when it succeeded, and only then.
+const SUCCESS: &str = "completed OK!";
+/// Lines of its messages that are kept for an error …
+const LINES_KEPT: usize = 20;
+/// … and the longest of them, in bytes.
+const LINE_LEN_MAX: usize = 2000;
+/// How much of the stream is read at once: what a pipe holds.
+const READ_LEN: usize = 64 << 10;
+
+/// A `mariadb-backup` that is installed on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupProgram {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version, such as `10.11.18-MariaDB`.
+    pub version: String,
+}
+
+impl BackupProgram {
+    /// Finds it: `named` and nothing else if that is given, else on `search_path` (the environment's PATH) and where packages
+    /// install it. `None` when there is none.
+    ///
+    /// # Errors
+    /// [`BaseBackupError::Program`] for one that is named, or found, and does not tell its version.
+    pub async fn find(named: Option<&Path>, search_path: Option<&OsStr>) -> Result<Option<BackupProgram>, BaseBackupError> {
+        let found = match named {
+            Some(path) => Some(path.to_owned()),
+            None => candidates(search_path).find(|path| path.is_file()),
+        };
+        let Some(path) = found else { return Ok(None) };
+        let version = version_of(&path).await?;
+        Ok(Some(BackupProgram { path, version }))
+    }
+
+    /// Makes sure that it is made for a server of `version`: it knows the redo log of its own series only.
+    ///
+    /// # Errors
+    /// [`BaseBackupError::ProgramVersion`].
+    pub fn check_series(&self, version: &str) -> Result<(), BaseBackupError> {
+        if series(&self.version) == series(version) {
+            return Ok(());
+        }
+        Err(BaseBackupError::ProgramVersion {
+            path: self.path.clone(),
+            found: self.version.clone(),
+            server: version.to_owned(),
+        })
+    }
+}
+
+fn candidates(search_path: Option<&OsStr>) -> impl Iterator<Item = PathBuf> {
+    let searched: Vec<PathBuf> = search_path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+    let directories = searched.into_iter().chain(DIRECTORIES.map(PathBuf::from));
+    directories.flat_map(|directory| NAMES.map(|name| directory.join(name)))
+}
+
+/// "… based on MariaDB server 10.11.18-MariaDB debian-linux-gnu (x86_64)", on one of its outputs.
+async fn version_of(path: &Path) -> Result<String, BaseBackupError> {
+    let problem = |problem: String| BaseBackupError::Program {
+        path: path.to_owned(),
+        problem,
+    };
+    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output().await;
+    let output = output.map_err(|error| problem(error.to_string()))?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let version = text
+        .split_once("based on MariaDB server ")
+        .and_then(|(_, rest)| rest.split_whitespace().next());
+    version
+        .map(str::to_owned)
+        .ok_or_else(|| problem(format!("it does not tell its version: \"{}\"", text.trim())))
+}
+
+/// The first two numbers of a version.
+fn series(version: &str) -> Vec<&str> {
+    version.split(['.', '-']).take(2).collect()
+}
+
+/// What a backup is to be taken of.
+#[derive(Debug, Clone)]
+pub struct ProgramOptions<'a> {
+    /// How to reach the server. A program takes one host.
+    pub connection: &'a ConnectOptions,
+    /// The host of `connection` that serves.
+    pub host: &'a Host,
+    /// The server's data directory.
+    pub data_directory: &'a Path,
+    /// Files that are read at once.
+    pub threads: usize,
+}
+
+/// A backup that runs. Killed when it is dropped; the server then takes its locks back.
+#[derive(Debug)]
+pub struct ProgramRun {
+    path: PathBuf,
+    child: Child,
+    stdout: Option<ChildStdout>,
+    messages: JoinHandle<Messages>,
+    stream: XbstreamReader,
+    buffer: BytesMut,
+    /// Read by the program at its start; goes with the backup.
+    _option_file: NamedTempFile,
+}
+
+impl ProgramRun {
+    /// Starts the program.
+    ///
+    /// # Errors
+    /// [`BaseBackupError::Program`] when it cannot be started.
+    pub fn start(program: &BackupProgram, options: &ProgramOptions<'_>) -> Result<ProgramRun, BaseBackupError> {
+        let problem = |error: std::io::Error| BaseBackupError::Program {
+            path: program.path.clone(),
+            problem: error.to_string(),
+        };
+        let mut option_file = NamedTempFile::new().map_err(problem)?;
+        option_file.write_all(option_text(options).as_bytes()).map_err(problem)?;
+        let mut defaults = std::ffi::OsString::from("--defaults-file=");
+        defaults.push(option_file.path());
+        let mut child = Command::new(&program.path)
+            .arg(defaults)
+            .args(["--backup", "--stream=xbstream"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(problem)?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            unreachable!("both are pipes")
+        };
+        Ok(ProgramRun {
+            path: program.path.clone(),
+            child,
+            stdout: Some(stdout),
+            messages: tokio::spawn(Messages::read(stderr)),
+            stream: XbstreamReader::new(),
+            buffer: BytesMut::new(),
+            _option_file: option_file,
+        })
+    }
+
+    /// The next event; `None` when the backup is complete. May be dropped at any time: nothing is lost.
+    ///
+    /// # Errors
+    /// [`BaseBackupError::Stream`] for a stream that makes no sense; [`BaseBackupError::ProgramFailed`] when the program
+    /// failed. Nothing of the backup may be kept then.
+    pub async fn next(&mut self) -> Result<Option<FileEvent>, BaseBackupError> {
+        loop {
+            if let Some(event) = self.stream.poll()? {
+                return Ok(Some(event));
+            }
+            let Some(stdout) = &mut self.stdout else {
+                return Ok(None);
+            };
+            self.buffer.reserve(READ_LEN);
+            let read = stdout.read_buf(&mut self.buffer).await;
+            if read.map_err(|error| self.problem(error.to_string()))? > 0 {
+                self.stream.feed(self.buffer.split().freeze());
+                continue;
+            }
+            self.finish().await?;
+            self.stdout = None;
+        }
+    }
+
+    /// The stream is over: judges what it was.
+    async fn finish(&mut self) -> Result<(), BaseBackupError> {
+        let status = self.child.wait().await;
+        let status = status.map_err(|error| self.problem(error.to_string()))?;
+        let messages = (&mut self.messages).await;
+        let messages = messages.map_err(|error| self.problem(error.to_string()))?;
+        if !status.success() || !messages.says_success {
+            return Err(BaseBackupError::ProgramFailed {
+                path: self.path.clone(),
+                status: status.to_string(),
+                messages: messages.telling(),
+            });
+        }
+        Ok(self.stream.finish()?)
+    }
+
+    fn problem(&self, problem: String) -> BaseBackupError {
+        BaseBackupError::Program {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+}
+
+/// What the program said.
+#[derive(Debug, Default)]
+struct Messages {
+    last: VecDeque<String>,
+    says_success: bool,
+}
+
+impl Messages {
+    async fn read(stderr: ChildStderr) -> Messages {
+        let mut messages = Messages::default();
+        let mut lines = BufReader::new(stderr).split(b'\n');
+        while let Ok(Some(line)) = lines.next_segment().await {
+            let line = line.get(..LINE_LEN_MAX).unwrap_or(&line);
+            let line = String::from_utf8_lossy(line).trim_end().to_owned();
+            tracing::debug!(line, "mariadb-backup");
+            messages.says_success |= line.ends_with(SUCCESS);
+            messages.last.push_back(line);
+            if messages.last.len() > LINES_KEPT {
+                messages.last.pop_front();
+            }
+        }
+        messages
+    }
+
+    /// The lines that tell of an error, or the last ones when none says so of itself.
+    fn telling(&self) -> String {
+        let is_error = |line: &&String| line.to_ascii_lowercase().contains("error");
+        let mut telling: Vec<&str> = self.last.iter().filter(is_error).map(String::as_str).collect();
+        if telling.is_empty() {
+            telling = self.last.iter().rev().take(3).map(String::as_str).collect();
+            telling.reverse();
+        }
+        telling.join("; ")
+    }
+}
+
+/// What the program is told.
+fn option_text(options: &ProgramOptions<'_>) -> String {
+    let mut text = String::from("[mariadb-backup]\n");
+    let mut set = |key: &str, value: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key}={}", quoted(value));
+    };
+    match options.host {
+        Host::Socket(path) => set("socket", &path.to_string_lossy()),
+        Host::Tcp { name, port } => {
+            set("host", name);
+            set("port", &port.to_string());
+            set("protocol", "tcp");
+        }
+    }
+    set("user", &options.connection.user);
+    if let Some(password) = &options.connection.password {
+        set("password", password.expose());
+    }
+    let tls = &options.connection.tls;
+    if matches!(options.host, Host::Tcp { .. }) {
+        match tls.mode {
+            SslMode::Disabled => set("skip-ssl", "1"),
+            SslMode::Preferred => set("skip-ssl-verify-server-cert", "1"),
+            SslMode::Required => {
+                set("ssl", "1");
+                set("skip-ssl-verify-server-cert", "1");
+            }
+            SslMode::VerifyCa | SslMode::VerifyIdentity => set("ssl-verify-server-cert", "1"),
+        }
+        if let Some(ca) = &tls.ca {
+            set("ssl-ca", &ca.to_string_lossy());
+        }
+        if let Some(client) = &tls.client {
+            set("ssl-cert", &client.certificate.to_string_lossy());
+            set("ssl-key", &client.key.to_string_lossy());
+        }
+    }
+    set("datadir", &options.data_directory.to_string_lossy());
+    set("parallel", &options.threads.to_string());
+    text
+}
+
+/// A value as option files have it: in double quotes, with the escapes of their manual page.
+fn quoted(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for c in value.chars() {
+        match c {
+            '\\' => quoted.push_str("\\\\"),
+            '"' => quoted.push_str("\\\""),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests;
