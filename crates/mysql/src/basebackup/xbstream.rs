@@ -165,7 +165,6 @@ struct Payload {
     begin: u64,
     length: u64,
     passed: u64,
-    digest: Digest,
     checksum: u32,
 }
 
@@ -185,6 +184,8 @@ pub struct XbstreamReader {
     /// Bytes taken so far.
     position: u64,
     state: State,
+    /// Of the payload that is passing.
+    digest: Digest,
     open: HashMap<Arc<str>, OpenFile>,
     next_number: u64,
 }
@@ -196,6 +197,7 @@ impl Default for XbstreamReader {
             gathered: BytesMut::new(),
             position: 0,
             state: State::Head,
+            digest: Digest::new(CrcAlgorithm::Crc32IsoHdlc),
             open: HashMap::new(),
             next_number: 0,
         }
@@ -440,7 +442,6 @@ impl XbstreamReader {
             begin: offset,
             length,
             passed: 0,
-            digest: Digest::new(CrcAlgorithm::Crc32IsoHdlc),
             checksum,
         };
         Ok((State::Payload(payload), None))
@@ -450,7 +451,7 @@ impl XbstreamReader {
     fn payload(&mut self, mut payload: Payload) -> Result<(State, Option<FileEvent>), XbstreamError> {
         let left = payload.length.saturating_sub(payload.passed);
         if left == 0 {
-            if payload.digest.finalize() != u64::from(payload.checksum) {
+            if self.digest.finalize_reset() != u64::from(payload.checksum) {
                 return Err(XbstreamError::Checksum {
                     path: payload.path.to_string(),
                     offset: payload.begin,
@@ -462,7 +463,7 @@ impl XbstreamReader {
         let Some(bytes) = self.take(usize::try_from(left).unwrap_or(usize::MAX)) else {
             return Ok((State::Payload(payload), None));
         };
-        payload.digest.update(&bytes);
+        self.digest.update(&bytes);
         let event = FileEvent::Data {
             file: payload.file,
             offset: payload.begin.saturating_add(payload.passed),

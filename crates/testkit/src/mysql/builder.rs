@@ -1,6 +1,7 @@
 //! Making a server: option file, initialisation, first start, accounts.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use crate::command::run;
 use crate::install::MysqlVersion;
@@ -91,14 +92,29 @@ impl MysqlBuilder {
     /// Makes the data directory only; its accounts are lost.
     #[track_caller]
     pub fn create(self) -> MysqlServer {
+        let (server, option_file) = self.prepare();
+        self.initialise(&option_file);
+        server
+    }
+
+    /// As [`MysqlBuilder::create`], with the data directory that `fill` makes at the path it is given.
+    #[track_caller]
+    pub fn create_with(self, fill: impl FnOnce(&Path)) -> MysqlServer {
+        let (server, _) = self.prepare();
+        fill(&server.data_directory());
+        ServerUser::current().own_all(&server.data_directory());
+        server
+    }
+
+    /// All but the data directory.
+    fn prepare(&self) -> (MysqlServer, PathBuf) {
         let scratch = Scratch::new("my");
         let port = Port::reserve();
         for directory in ["binlog", "tmp"] {
             scratch.subdir(directory);
         }
         let option_file = scratch.file("my.cnf", self.option_file(&scratch, &port));
-        self.initialise(&option_file);
-        MysqlServer::new(self.version, scratch, port)
+        (MysqlServer::new(self.version, scratch, port), option_file)
     }
 
     fn option_file(&self, scratch: &Scratch, port: &Port) -> String {
@@ -124,7 +140,7 @@ impl MysqlBuilder {
         text + &self.options
     }
 
-    fn initialise(&self, option_file: &std::path::Path) {
+    fn initialise(&self, option_file: &Path) {
         let defaults = format!("--defaults-file={}", option_file.display());
         let mut command = if self.version.is_mariadb() {
             let mut command = self.version.tool("mariadb-install-db");

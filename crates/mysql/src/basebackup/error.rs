@@ -1,0 +1,168 @@
+//! What can go wrong while a base backup is taken.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tidemark_types::{ByteSize, ErrorClass};
+
+use super::xbstream::XbstreamError;
+use crate::error::MysqlError;
+
+/// A base backup that failed, or could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseBackupError {
+    /// The server could not be asked.
+    #[error(transparent)]
+    Sql(#[from] MysqlError),
+    /// The server said something else than expected.
+    #[error("{operation}: the server answered \"{answer}\"")]
+    Answer {
+        /// What was tried.
+        operation: &'static str,
+        /// The answer.
+        answer: String,
+    },
+    /// A file or directory could not be used.
+    #[error("{operation} {path}: {source}")]
+    Io {
+        /// What was tried, such as "read".
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The backup program cannot be run.
+    #[error("run {path}: {problem}")]
+    Program {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The backup program is made for servers of another series.
+    #[error(
+        "{path} is of version {found} and the server of {server}: it reads the redo log of its own series only; \
+         install the one that came with the server"
+    )]
+    ProgramVersion {
+        /// The program.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+        /// The server's.
+        server: String,
+    },
+    /// The backup program failed.
+    #[error("{path} failed ({status}): {messages}")]
+    ProgramFailed {
+        /// The program.
+        path: PathBuf,
+        /// How it ended.
+        status: String,
+        /// What it said of it.
+        messages: String,
+    },
+    /// What the backup program writes makes no sense.
+    #[error(transparent)]
+    Stream(#[from] XbstreamError),
+    /// A file that the backup program writes about the backup is missing or makes no sense.
+    #[error("the backup's {name}: {problem}")]
+    Info {
+        /// Which file.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There are tables that a clone would come without, and no error would say so.
+    #[error(
+        "a clone holds InnoDB tables only, and {} are there that are none: {}; ALTER TABLE ... ENGINE=InnoDB, \
+         or set base_backup.method = \"dump\"",
+        .tables.len(), first_of(.tables)
+    )]
+    NotInnoDb {
+        /// Their names.
+        tables: Vec<String>,
+    },
+    /// The clone plugin is not there.
+    #[error("the server has no clone plugin; INSTALL PLUGIN clone SONAME 'mysql_clone.so'")]
+    NoClonePlugin,
+    /// The clone does not fit where it is to be made.
+    #[error(
+        "a clone of {needed} does not fit into {directory}, where {free} are free; set base_backup.scratch_directory \
+         to a directory with more room that the server may write to"
+    )]
+    NoSpace {
+        /// Where it is to be made.
+        directory: PathBuf,
+        /// How much it needs.
+        needed: ByteSize,
+        /// How much there is.
+        free: ByteSize,
+    },
+    /// The server does not run on this host, or in another data directory.
+    #[error(
+        "the server at {host} runs in {found}, not in data_directory {expected}; correct url or data_directory"
+    )]
+    Elsewhere {
+        /// Where it answers.
+        host: String,
+        /// Where it says that it runs.
+        found: PathBuf,
+        /// Where it is said to run.
+        expected: PathBuf,
+    },
+    /// A server without a binlog: nothing could be replayed over its backup.
+    #[error("the server writes no binlog; set log_bin and restart it")]
+    NoBinlog,
+    /// The backup was called off.
+    #[error("the base backup was called off")]
+    Cancelled,
+}
+
+/// The first of some names.
+fn first_of(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names
+        .iter()
+        .take(SHOWN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
+        + more
+}
+
+impl BaseBackupError {
+    pub(super) fn io(operation: &'static str, path: &Path, source: io::Error) -> BaseBackupError {
+        BaseBackupError::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The class of the error.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            BaseBackupError::Sql(error) => error.class(),
+            BaseBackupError::Stream(error) => error.class(),
+            BaseBackupError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => ErrorClass::Config,
+                _ => ErrorClass::Permanent,
+            },
+            // It says in words only what failed; most of it passes: a lock that was not got, a redo log that ran over.
+            BaseBackupError::ProgramFailed { .. } => ErrorClass::Transient,
+            BaseBackupError::Answer { .. } => ErrorClass::Permanent,
+            BaseBackupError::Info { .. } => ErrorClass::Corrupt,
+            BaseBackupError::Program { .. }
+            | BaseBackupError::ProgramVersion { .. }
+            | BaseBackupError::NotInnoDb { .. }
+            | BaseBackupError::NoClonePlugin
+            | BaseBackupError::NoSpace { .. }
+            | BaseBackupError::Elsewhere { .. }
+            | BaseBackupError::NoBinlog => ErrorClass::Config,
+            BaseBackupError::Cancelled => ErrorClass::Cancelled,
+        }
+    }
+}

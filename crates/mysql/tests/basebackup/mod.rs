@@ -1,0 +1,3 @@
+mod clone;
+mod program;
+mod tree;

@@ -1,0 +1,233 @@
+//! `mariadb-backup` as a child: what it streams is a base backup, and what fails is told.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tidemark_mysql::basebackup::{
+    BackupProgram, BaseBackupError, LogState, ProgramOptions, ProgramRun, ServerDescription,
+    local_data_directory,
+};
+use tidemark_mysql::client::{ConnectOptions, Sql};
+use tidemark_testkit::{MysqlServer, MysqlVersion, Scratch, ServerUser, run};
+use tidemark_types::{ErrorClass, Secret};
+
+use super::tree::Tree;
+
+const PRIVILEGES: &str = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICATION SLAVE";
+/// Everything that an option file gives a meaning to.
+const PASSWORD: &str = r##"it's "q" #;\\n[mysqld]=!	x"##;
+
+fn server(version: MysqlVersion) -> MysqlServer {
+    let server = MysqlServer::builder(version).start();
+    let password = PASSWORD.replace('\\', r"\\").replace('\'', r"\'");
+    server.sql(&format!(
+        "CREATE USER 'bk up'@'%' IDENTIFIED BY '{password}'; GRANT {PRIVILEGES} ON *.* TO 'bk up'@'%';
+         CREATE DATABASE d; USE d;
+         CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(2000));
+         INSERT INTO t SELECT seq, REPEAT(MD5(seq), 20) FROM seq_1_to_20000;
+         CREATE TABLE m (id INT PRIMARY KEY, v TEXT) ENGINE = MyISAM;
+         INSERT INTO m SELECT seq, MD5(seq) FROM seq_1_to_1000;
+         CREATE TABLE a (id INT PRIMARY KEY, v TEXT) ENGINE = Aria;
+         INSERT INTO a SELECT seq, MD5(seq) FROM seq_1_to_1000;"
+    ));
+    server
+}
+
+fn options(server: &MysqlServer) -> ConnectOptions {
+    ConnectOptions::parse(&format!("mysql://bk%20up@127.0.0.1:{}", server.port()))
+        .unwrap()
+        .with_password(Secret::new(PASSWORD))
+}
+
+async fn program(version: MysqlVersion) -> BackupProgram {
+    let path = version.prefix().join("usr/bin/mariadb-backup");
+    let found = BackupProgram::find(Some(&path), None).await.unwrap().unwrap();
+    assert!(found.version.starts_with(version.number()), "{}", found.version);
+    found
+}
+
+async fn read(mut run: ProgramRun, into: &Path) -> Result<usize, BaseBackupError> {
+    let mut tree = Tree::new(into);
+    while let Some(event) = run.next().await? {
+        tree.take(event);
+    }
+    Ok(tree.files)
+}
+
+async fn restores(version: MysqlVersion) {
+    let server = server(version);
+    let options = options(&server);
+    let mut sql = Sql::connect(&options).await.unwrap();
+    let host = &options.hosts[0];
+    let data = local_data_directory(&mut sql, host, None).await.unwrap();
+    assert_eq!(data, server.data_directory());
+    let before = LogState::query(&mut sql).await.unwrap();
+    let settings = ProgramOptions {
+        connection: &options,
+        host,
+        data_directory: &data,
+        threads: 2,
+    };
+    let scratch = Scratch::new("base");
+    let base = scratch.path().join("data");
+    let files = read(
+        ProgramRun::start(&program(version).await, &settings).unwrap(),
+        &base,
+    )
+    .await;
+    assert!(files.unwrap() > 100);
+    let after = LogState::query(&mut sql).await.unwrap();
+    assert_eq!(before, after, "nothing was written meanwhile");
+    server.sql("INSERT INTO d.t VALUES (0, 'later')");
+
+    ServerUser::current().own_all(&base);
+    run(version
+        .tool("mariadb-backup")
+        .arg("--prepare")
+        .arg(format!("--target-dir={}", base.display())))
+    .expect_success();
+    let restored = MysqlServer::builder(version).create_with(|data| fs::rename(&base, data).unwrap());
+    restored.start();
+    let digest = "CHECKSUM TABLE d.m, d.a; SELECT COUNT(*), SUM(CRC32(v)) FROM d.t WHERE id > 0";
+    assert_eq!(restored.sql(digest), server.sql(digest));
+    assert_eq!(restored.sql("SELECT COUNT(*) FROM d.t"), "20000");
+}
+
+#[tokio::test]
+async fn what_mariadb_1011_streams_restores() {
+    restores(MysqlVersion::MariaDb1011).await;
+}
+
+#[tokio::test]
+async fn what_mariadb_118_streams_restores() {
+    restores(MysqlVersion::MariaDb118).await;
+}
+
+#[tokio::test]
+async fn a_refused_login_is_told_in_the_programs_words() {
+    let version = MysqlVersion::MariaDb118;
+    let server = MysqlServer::start_new(version);
+    let options = options(&server);
+    let settings = ProgramOptions {
+        connection: &options,
+        host: &options.hosts[0],
+        data_directory: &server.data_directory(),
+        threads: 1,
+    };
+    let scratch = Scratch::new("base");
+    let failed = read(
+        ProgramRun::start(&program(version).await, &settings).unwrap(),
+        scratch.path(),
+    )
+    .await;
+    let message = failed.unwrap_err().to_string();
+    assert!(message.contains("Access denied for user 'bk up'"), "{message}");
+    assert!(
+        !message.contains("it's"),
+        "the password is nobody's to see: {message}"
+    );
+}
+
+#[tokio::test]
+async fn a_facts_sheet_says_what_a_fresh_host_must_know() {
+    for version in MysqlVersion::ALL {
+        let server = MysqlServer::start_new(version);
+        let mut sql = Sql::connect(&ConnectOptions::socket(server.socket(), "root"))
+            .await
+            .unwrap();
+        let facts = ServerDescription::query(&mut sql, true).await.unwrap();
+        assert_eq!(facts.page_size().unwrap(), 16384);
+        assert_eq!(facts.binlog_basename, "bin");
+        assert_eq!(facts.settings["lower_case_table_names"], "0");
+        assert!(facts.settings.contains_key("innodb_data_file_path"));
+        let paths: Vec<&str> = facts.configuration_files.iter().map(|file| &*file.path).collect();
+        assert!(
+            paths.contains(&server.option_file().to_str().unwrap()),
+            "{paths:?}"
+        );
+        assert_eq!(facts.server_uuid.is_none(), version.is_mariadb());
+        if !version.is_mariadb() {
+            assert!(paths.iter().any(|path| path.ends_with("/auto.cnf")), "{paths:?}");
+        }
+        let stored = serde_json::to_string(&facts).unwrap();
+        assert_eq!(serde_json::from_str::<ServerDescription>(&stored).unwrap(), facts);
+    }
+}
+
+/// A script in the program's place.
+async fn stub(script: &str) -> Result<usize, BaseBackupError> {
+    let scratch = Scratch::new("stub");
+    let path = scratch.file("mariadb-backup", format!("#!/bin/sh\n{script}\n"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = BackupProgram {
+        path,
+        version: "11.8.0-MariaDB".to_owned(),
+    };
+    let options = ConnectOptions::socket("/nowhere", "root");
+    let settings = ProgramOptions {
+        connection: &options,
+        host: &options.hosts[0],
+        data_directory: Path::new("/nowhere"),
+        threads: 1,
+    };
+    read(
+        ProgramRun::start(&program, &settings).unwrap(),
+        &scratch.path().join("data"),
+    )
+    .await
+}
+
+/// A file `f` without a byte, and one `g` that does not end.
+const EMPTY_FILE: &str = r"printf 'XBSTCK01\000E\001\000\000\000f'";
+const OPEN_FILE: &str = r"printf 'XBSTCK01\000S\001\000\000\000g\000\000\000\000\000\000\000\000'";
+
+#[tokio::test]
+async fn a_backup_came_about_only_when_the_program_says_so_twice_and_its_stream_has_an_end() {
+    let says = "echo '[00] completed OK!' >&2";
+    assert_eq!(stub(&format!("{EMPTY_FILE}; {says}")).await.unwrap(), 1);
+    for script in [
+        format!("{EMPTY_FILE}"),
+        format!("{EMPTY_FILE}; {says}; exit 3"),
+        format!("{EMPTY_FILE}; {says}; kill -9 $$"),
+    ] {
+        let error = stub(&script).await.unwrap_err();
+        assert!(
+            matches!(error, BaseBackupError::ProgramFailed { .. }),
+            "{script}: {error}"
+        );
+    }
+    for script in [
+        format!("{OPEN_FILE}; {says}"),
+        format!("printf XBST; {says}"),
+        format!("echo nonsense here; {says}"),
+    ] {
+        let error = stub(&script).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Corrupt, "{script}: {error}");
+    }
+    let error = stub("echo 'mariabackup: Error: log block was overwritten' >&2; echo bye >&2; exit 1")
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("log block was overwritten"), "{error}");
+    assert!(error.class().is_transient());
+}
+
+#[tokio::test]
+async fn a_program_of_another_series_is_refused() {
+    let program = program(MysqlVersion::MariaDb1011).await;
+    program.check_series("10.11.2-MariaDB-log").unwrap();
+    let refused = program.check_series("11.8.3-MariaDB").unwrap_err();
+    assert_eq!(refused.class(), ErrorClass::Config);
+    assert_eq!(
+        BackupProgram::find(None, Some("/nowhere".as_ref()))
+            .await
+            .map(|_| ())
+            .is_ok(),
+        true
+    );
+    assert!(
+        BackupProgram::find(Some(Path::new("/bin/true")), None)
+            .await
+            .is_err()
+    );
+}

@@ -1,0 +1,3 @@
+//! What the mysql crate does with real servers.
+
+mod basebackup;
