@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::Write;
 
 use tidemark_mysql::MysqlError;
+use tidemark_mysql::basebackup::BaseBackupError as MysqlBackupError;
 use tidemark_postgres::PostgresError;
 use tidemark_postgres::basebackup::BaseBackupError;
 use tidemark_postgres::control_file::ControlFileError;
@@ -57,6 +58,7 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
     None.or_else(|| link.downcast_ref::<Failure>().map(Failure::class))
         .or_else(|| link.downcast_ref::<ConfigError>().map(ConfigError::class))
         .or_else(|| link.downcast_ref::<PostgresError>().map(PostgresError::class))
+        .or_else(|| link.downcast_ref::<MysqlError>().map(MysqlError::class))
         .or_else(|| link.downcast_ref::<RepositoryError>().map(RepositoryError::class))
         .or_else(|| {
             link.downcast_ref::<postgresql::FollowError>()
@@ -69,6 +71,10 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
         .or_else(|| link.downcast_ref::<MysqlError>().map(MysqlError::class))
         .or_else(|| link.downcast_ref::<StorageError>().map(StorageError::class))
         .or_else(|| link.downcast_ref::<BaseBackupError>().map(BaseBackupError::class))
+        .or_else(|| {
+            link.downcast_ref::<MysqlBackupError>()
+                .map(MysqlBackupError::class)
+        })
         .or_else(|| {
             link.downcast_ref::<ControlFileError>()
                 .map(ControlFileError::class)

@@ -15,7 +15,7 @@ use super::durable::LogWriter;
 use super::history::Stored;
 use super::host;
 use super::progress::Progress;
-use super::take::{Job, Taken, describe_damage, take, wal_server};
+use super::take::{Job, Taken, describe_damage, take};
 use crate::cli::BackupArgs;
 use crate::config::{ServerSettings, Settings};
 use crate::exit::Failure;
@@ -41,7 +41,7 @@ pub async fn command(settings: &Settings, args: &BackupArgs) -> anyhow::Result<(
     withdraw_dead(&archive.base(), now, host::is_gone).await?;
     let history = Stored::list(&archive).await?.history();
     let job = Job {
-        settings: wal_server(server)?,
+        server: server.clone(),
         archive,
         kind: if args.full {
             BackupKind::Full

@@ -90,7 +90,7 @@ impl<'a> Intake<'a> {
             }
         }
         let mut encoders = Vec::new();
-        let lanes = Lanes::start(job.settings.base_backup.jobs, writer, |outlet, _| {
+        let lanes = Lanes::start(job.settings().base_backup.jobs, writer, |outlet, _| {
             let (buffers, waiting) = mpsc::channel(BUFFERS_WAITING);
             encoders.push(buffers);
             let encoder = encoder(job)?;
@@ -111,9 +111,10 @@ impl<'a> Intake<'a> {
         Ok((intake, lanes))
     }
 
-    /// A file begins.
-    pub fn begin(&mut self, meta: FileMeta) -> OpenFile {
+    /// A file begins. The parent's file of the same path is what it is compared with, or the one at `twin`.
+    pub fn begin(&mut self, meta: FileMeta, twin: Option<&str>) -> OpenFile {
         let base = self.entries.remove(&meta.path);
+        let base = base.or_else(|| self.entries.remove(twin?));
         let path = meta.path.clone();
         let id = match &base {
             Some(base) => self.writer.begin_overlay(meta, base.clone()),

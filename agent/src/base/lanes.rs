@@ -180,7 +180,7 @@ pub struct Sinks {
 /// zstd out of memory.
 pub fn encoder(job: &Job) -> anyhow::Result<FrameEncoder> {
     let hash_key = job.archive.base().hash_key();
-    Ok(FrameEncoder::new(hash_key, job.settings.base_backup.level)?)
+    Ok(FrameEncoder::new(hash_key, job.settings().base_backup.level)?)
 }
 
 /// The backup was called off.
@@ -201,6 +201,24 @@ impl Sinks {
         let Some(mut sink) = self.sinks.pop() else {
             unreachable!("there is at least one worker, and each has a sink")
         };
+        if !files.is_empty() {
+            let frame = self.last_frame(files, writer).await?;
+            let placed = sink.append(frame).await?;
+            writer.place(placed).await?;
+        }
+        let mut packs = sink.finish().await?;
+        for sink in self.sinks {
+            packs.extend(sink.finish().await?);
+        }
+        Ok(packs)
+    }
+
+    /// Files that are small, as one frame.
+    async fn last_frame(
+        &mut self,
+        files: Vec<(FileMeta, Vec<u8>)>,
+        writer: &mut BackupWriter,
+    ) -> anyhow::Result<EncodedFrame> {
         let len = files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         let mut buffer = FrameBuffer::new(len.max(PAGE_SIZE) + files.len() * PAGE_SIZE, PAGE_SIZE);
         for (meta, bytes) in files {
@@ -214,13 +232,6 @@ impl Sinks {
                 .end_file(file, bytes.len() as u64, bytes.len() as u64)
                 .await?;
         }
-        let frame = self.encoder.encode(&buffer)?;
-        let placed = sink.append(frame).await?;
-        writer.place(placed).await?;
-        let mut packs = sink.finish().await?;
-        for sink in self.sinks {
-            packs.extend(sink.finish().await?);
-        }
-        Ok(packs)
+        Ok(self.encoder.encode(&buffer)?)
     }
 }

@@ -11,11 +11,12 @@ use tidemark_postgres::basebackup::{
 use tidemark_postgres::control_file::{CONTROL_FILE_PATH, ControlFile};
 use tidemark_postgres::{ConnectionTask, SqlClient};
 use tidemark_repository::base::{BackupWriter, EntryKind, FileMeta, PackEntry};
-use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp};
+use tidemark_types::{Clock, ErrorClass, SystemClock, TimelineId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::books::Books;
 use super::changed::{Between, gather};
+use super::cluster::{Cluster, ClusterCopy};
 use super::copy::{CopyOptions, copy};
 use super::delta::Delta;
 use super::lanes::{Sinks, cancelled};
@@ -27,22 +28,6 @@ use super::worker::Quiet;
 use crate::archive::adopt_hint;
 use crate::exit::{Failure, one_line};
 
-/// What came of reading a cluster.
-pub struct Copied {
-    /// All packs.
-    pub packs: Vec<PackEntry>,
-    /// Where redo begins, and on which timeline.
-    pub begin: (TimelineId, Lsn),
-    /// The copy is consistent from here on.
-    pub end: Lsn,
-    /// When the last byte had been read.
-    pub stopped: Timestamp,
-    /// The server's version, as it calls itself.
-    pub server_version: String,
-    /// For the manifest.
-    pub facts: ManifestFacts,
-}
-
 /// Reads the cluster in `directory` into packs; with a parent, what of it changed.
 ///
 /// # Errors
@@ -50,12 +35,13 @@ pub struct Copied {
 /// about changes, is not to be trusted; what the server, the disk or the repository says; `Cancelled`.
 pub async fn copy_cluster(
     job: &Job,
+    cluster: &Cluster<'_>,
     directory: &Path,
-    parent: Option<&Parent>,
     writer: &mut BackupWriter,
     cancel: &CancellationToken,
-) -> anyhow::Result<Copied> {
-    let info = job.settings.connect_info()?;
+) -> anyhow::Result<ClusterCopy> {
+    let parent = cluster.parent;
+    let info = cluster.settings.connect_info()?;
     let sql = SqlClient::connect(&info).await?;
     let control = check_is_here(&sql, directory).await?;
     check_identity(job, control.system_id)?;
@@ -96,7 +82,7 @@ pub async fn copy_cluster(
     let stopped = SystemClock.now();
     let stop = session.stop().await?;
     let packs = store_last(sinks, control_bytes, &stop, stopped, writer).await?;
-    Ok(Copied {
+    Ok(ClusterCopy {
         packs,
         begin: (stop.label.timeline, stop.label.start),
         end: stop.stop,
@@ -121,8 +107,8 @@ pub async fn copy_cluster(
 
 fn options(job: &Job, parent: Option<&Parent>, begun: &BackupStart, control: &ControlFile) -> CopyOptions {
     CopyOptions {
-        jobs: job.settings.server.base_backup.jobs,
-        level: job.settings.server.base_backup.level,
+        jobs: job.settings().base_backup.jobs,
+        level: job.settings().base_backup.level,
         hash_key: job.archive.base().hash_key(),
         pages_per_segment: control.pages_per_segment,
         verify: control.has_data_checksums(),
@@ -212,7 +198,7 @@ async fn store_last(
 /// # Errors
 /// `Conflict`.
 pub fn check_identity(job: &Job, system_id: u64) -> anyhow::Result<()> {
-    let (name, stored) = (&job.settings.server.name, &job.archive.record().system_id);
+    let (name, stored) = (&job.settings().name, &job.archive.record().system_id);
     if *stored == system_id.to_string() {
         return Ok(());
     }
@@ -220,7 +206,7 @@ pub fn check_identity(job: &Job, system_id: u64) -> anyhow::Result<()> {
         "the archive of {name} belongs to the cluster with system identifier {stored}, and the server is {system_id}"
     );
     Err(Failure::new(ErrorClass::Conflict, message)
-        .hint(adopt_hint(&job.settings.server))
+        .hint(adopt_hint(job.settings()))
         .into())
 }
 

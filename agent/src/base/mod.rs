@@ -6,6 +6,7 @@
 mod announced;
 mod books;
 mod changed;
+mod cluster;
 mod command;
 mod copy;
 mod delta;
@@ -15,6 +16,7 @@ pub mod host;
 mod intake;
 mod lanes;
 mod local;
+mod mysql;
 mod names;
 mod parent;
 mod plan;

@@ -3,6 +3,7 @@
 use std::iter::Peekable;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use tidemark_postgres::basebackup::ManifestFacts;
 use tidemark_postgres::control_file::ControlFile;
 use tidemark_repository::base::{BackupReader, EntryKind, FileEntry};
@@ -20,35 +21,44 @@ pub struct Parent {
     pub facts: ManifestFacts,
 }
 
+/// The newest base backup of an archive and what its manifest says of the server; `None` when there is none, or none that
+/// can be laid over, which is logged.
+///
+/// # Errors
+/// What the store says.
+pub async fn newest<F: DeserializeOwned>(
+    archive: &Archive,
+) -> anyhow::Result<Option<(Arc<BackupReader>, F)>> {
+    let mut stored = backups(archive).await?;
+    stored.sort_by_key(|backup| backup.facts.started);
+    let Some(newest) = stored.pop() else {
+        return Ok(None);
+    };
+    let facts = match serde_json::from_value(newest.facts.engine_facts) {
+        Ok(facts) => facts,
+        Err(error) => {
+            tracing::warn!(backup = %newest.backup, %error, "its manifest lacks facts; a full base backup follows");
+            return Ok(None);
+        }
+    };
+    match BackupReader::open(archive.base(), &newest.backup).await {
+        Ok(reader) => Ok(Some((Arc::new(reader), facts))),
+        Err(error @ RepositoryError::Storage(_)) => Err(error.into()),
+        Err(error) => {
+            tracing::error!(backup = %newest.backup, %error, "its manifest cannot be read; a full base backup follows");
+            Ok(None)
+        }
+    }
+}
+
 impl Parent {
-    /// The newest base backup of an archive; `None` when there is none, or none that can be laid over, which is logged.
+    /// The newest base backup of an archive, as [`newest`] finds it.
     ///
     /// # Errors
     /// What the store says.
     pub async fn newest(archive: &Archive) -> anyhow::Result<Option<Parent>> {
-        let mut stored = backups(archive).await?;
-        stored.sort_by_key(|backup| backup.facts.started);
-        let Some(newest) = stored.pop() else {
-            return Ok(None);
-        };
-        let facts = match serde_json::from_value(newest.facts.engine_facts) {
-            Ok(facts) => facts,
-            Err(error) => {
-                tracing::warn!(backup = %newest.backup, %error, "its manifest lacks facts; a full base backup follows");
-                return Ok(None);
-            }
-        };
-        match BackupReader::open(archive.base(), &newest.backup).await {
-            Ok(reader) => Ok(Some(Parent {
-                reader: Arc::new(reader),
-                facts,
-            })),
-            Err(error @ RepositoryError::Storage(_)) => Err(error.into()),
-            Err(error) => {
-                tracing::error!(backup = %newest.backup, %error, "its manifest cannot be read; a full base backup follows");
-                Ok(None)
-            }
-        }
+        let found = newest(archive).await?;
+        Ok(found.map(|(reader, facts)| Parent { reader, facts }))
     }
 
     /// Where its redo begins.

@@ -103,7 +103,7 @@ impl Planner<'_> {
     fn check(&self, source: usize, size: u64, changed: &[Run], work: &mut Work) {
         let read: u64 = changed.iter().map(|run| run.bytes().len()).sum();
         self.job.progress.add(size.saturating_sub(read));
-        let share = self.job.settings.server.base_backup.verify_unchanged.fraction();
+        let share = self.job.settings().base_backup.verify_unchanged.fraction();
         work.add_check(source, &sample(size, changed, share, rand::random));
     }
 }

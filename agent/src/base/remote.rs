@@ -18,12 +18,13 @@ use tidemark_types::{Clock, ErrorClass, Lsn, SystemClock, TimelineId, Timestamp}
 use tokio_util::sync::CancellationToken;
 
 use super::books::BadPages;
+use super::cluster::{Cluster, ClusterCopy};
 use super::intake::{Intake, OpenFile};
 use super::lanes::{Lanes, cancelled, encoder};
-use super::local::{Copied, check_identity, timeline_changed};
+use super::local::{check_identity, timeline_changed};
 use super::names;
-use super::parent::Parent;
 use super::take::Job;
+use crate::config::PostgresqlSettings;
 use crate::exit::Failure;
 
 /// No file that is kept in memory whole (label, map, control file) is longer.
@@ -53,12 +54,12 @@ pub fn has_bad_pages(error: &anyhow::Error) -> bool {
 /// says; `Cancelled`.
 pub async fn receive_cluster(
     job: &Job,
-    parent: Option<&Parent>,
-    checking: Checking,
+    cluster: &Cluster<'_>,
     writer: &mut BackupWriter,
     cancel: &CancellationToken,
-) -> anyhow::Result<Copied> {
-    let (client, asked) = ask_server(job, writer).await?;
+) -> anyhow::Result<ClusterCopy> {
+    let (parent, checking) = (cluster.parent, cluster.checking);
+    let (client, asked) = ask_server(job, cluster.settings, writer).await?;
     let Asked {
         server,
         server_version,
@@ -97,7 +98,7 @@ pub async fn receive_cluster(
     control.check_supported()?;
     let label = BackupLabel::parse(&String::from_utf8_lossy(kept.of(BACKUP_LABEL_FILE)?))?;
     let packs = sinks.finish(kept.files, writer).await?;
-    Ok(Copied {
+    Ok(ClusterCopy {
         packs,
         begin: (label.timeline, label.start),
         end,
@@ -129,8 +130,12 @@ struct Asked {
 }
 
 /// Connects, makes sure who is there, and asks what a backup must know.
-async fn ask_server(job: &Job, writer: &mut BackupWriter) -> anyhow::Result<(ReplicationClient, Asked)> {
-    let info = job.settings.connect_info()?;
+async fn ask_server(
+    job: &Job,
+    settings: &PostgresqlSettings,
+    writer: &mut BackupWriter,
+) -> anyhow::Result<(ReplicationClient, Asked)> {
+    let info = settings.connect_info()?;
     let sql = SqlClient::connect(&info).await?;
     let mut client = ReplicationClient::connect(&info).await?;
     check_identity(job, client.identify_system().await?.system_id)?;
@@ -382,7 +387,7 @@ impl<'a> Receiver<'a> {
         if is_backup_metadata(&meta.path) {
             return Ok(Target::Nowhere);
         }
-        Ok(Target::File(Box::new(self.intake.begin(meta))))
+        Ok(Target::File(Box::new(self.intake.begin(meta, None))))
     }
 
     async fn data(&mut self, bytes: Bytes, lanes: &mut Lanes) -> anyhow::Result<()> {

@@ -1,25 +1,26 @@
-//! Takes one base backup, from its intent to its manifest.
+//! Takes one base backup, from its intent to its manifest. What all engines share stands here; how a server's files are
+//! copied stands with each engine.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemark_repository::Archive;
-use tidemark_repository::base::{BackupFacts, BackupHeader, BackupWriter, LogPosition};
-use tidemark_types::{Clock, ErrorClass, LogFiles, Lsn, SystemClock, TimelineId, Timestamp, WalSegmentSize};
+use tidemark_repository::base::{
+    BackupFacts, BackupHeader, BackupReader, BackupWriter, LogPosition, PackEntry,
+};
+use tidemark_repository::{Archive, Branch};
+use tidemark_types::{Clock, ErrorClass, Position, SystemClock, Timestamp};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::announced::while_announced;
+use super::cluster::{self, Cluster};
 use super::durable::{self, LogWriter, Stretch};
 use super::host;
 use super::lanes::cancelled;
-use super::local::{Copied, copy_cluster, read_control};
-use super::parent::Parent;
+use super::mysql::{self, Dataset};
 use super::progress::Progress;
-use super::remote::{Checking, has_bad_pages, receive_cluster};
-use crate::archive::postgresql::lsn_map::{branch_of, position_of};
-use crate::config::{PostgresqlSettings, Server};
-use crate::exit::{Failure, class_of, one_line};
+use crate::config::{Server, ServerSettings};
+use crate::exit::{class_of, one_line};
 use crate::schedule::BackupKind;
 
 /// Removing what a failed backup wrote takes no longer than this; the rest is upkeep's.
@@ -28,7 +29,7 @@ const ABANDON_MAX: Duration = Duration::from_secs(5);
 /// A base backup to be taken.
 pub struct Job {
     /// The server.
-    pub settings: Arc<PostgresqlSettings>,
+    pub server: Server,
     /// Where it goes.
     pub archive: Archive,
     /// Full, or incremental if a parent serves.
@@ -37,6 +38,13 @@ pub struct Job {
     pub log: LogWriter,
     /// Where bytes are counted.
     pub progress: Arc<Progress>,
+}
+
+impl Job {
+    /// What is said of the server whatever it runs.
+    pub fn settings(&self) -> &ServerSettings {
+        self.server.common()
+    }
 }
 
 /// A base backup that exists.
@@ -52,15 +60,53 @@ pub struct Taken {
     pub distrusted: Option<String>,
 }
 
-/// The settings of a PostgreSQL server.
-///
-/// # Errors
-/// When it is none.
-pub fn wal_server(server: &Server) -> anyhow::Result<Arc<PostgresqlSettings>> {
-    server
-        .postgresql()
-        .cloned()
-        .ok_or_else(|| anyhow::anyhow!("base backups of this engine are not taken yet"))
+/// What came of copying a server's files.
+pub struct Copied {
+    /// All packs.
+    pub packs: Vec<PackEntry>,
+    /// The branch that the log lies on.
+    pub branch: Branch,
+    /// Log is needed from here …
+    pub begin: Position,
+    /// … and at least up to here: the copy is consistent from here on.
+    pub end: Position,
+    /// When the last byte had been read.
+    pub stopped: Timestamp,
+    /// The server's version, as it calls itself.
+    pub server_version: String,
+    /// For the manifest.
+    pub engine_facts: serde_json::Value,
+    /// Pages that were bad every time they were read.
+    pub bad_pages: u64,
+}
+
+/// What is copied, and over what it is laid.
+pub enum Source<'a> {
+    /// A PostgreSQL cluster.
+    Cluster(Cluster<'a>),
+    /// A MySQL or MariaDB server.
+    Dataset(Dataset<'a>),
+}
+
+impl Source<'_> {
+    fn parent(&self) -> Option<Arc<BackupReader>> {
+        match self {
+            Source::Cluster(cluster) => cluster.parent.map(|parent| Arc::clone(&parent.reader)),
+            Source::Dataset(dataset) => dataset.parent.map(|parent| Arc::clone(&parent.reader)),
+        }
+    }
+
+    async fn copy(
+        &self,
+        job: &Job,
+        writer: &mut BackupWriter,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Copied> {
+        match self {
+            Source::Cluster(cluster) => cluster.copy(job, writer, cancel).await,
+            Source::Dataset(dataset) => dataset.copy(job, writer, cancel).await,
+        }
+    }
 }
 
 /// Says what is wrong with the pages of a backup.
@@ -76,63 +122,40 @@ pub fn describe_damage(taken: &Taken, pages: u64) -> String {
 /// `Conflict` when another backup of the server runs; what the server, its disk or the repository says; `Cancelled`.
 pub async fn take(job: &Job, cancel: &CancellationToken) -> anyhow::Result<Taken> {
     durable::check_stored(&job.archive, &job.log).await?;
-    let parent = parent(job).await?;
-    let mut result = attempt(job, parent.as_ref(), Checking::ByServer, cancel).await;
-    if let Err(error) = &result
-        && has_bad_pages(error)
-    {
-        tracing::error!(
-            error = one_line(error),
-            "the server found damaged pages; they are backed up as they are"
-        );
-        result = attempt(job, parent.as_ref(), Checking::Here, cancel).await;
+    match &job.server {
+        Server::Postgresql(settings) => cluster::take(job, settings, cancel).await,
+        Server::Mysql(settings) => mysql::take(job, settings, cancel).await,
     }
-    let failed = match result {
-        Err(error) if parent.is_some() && class_of(&error) == ErrorClass::Corrupt => one_line(&error),
-        result => return result,
-    };
-    tracing::error!(
-        error = failed,
-        "no incremental base backup can be trusted; a full one is taken instead"
-    );
-    let taken = attempt(job, None, Checking::ByServer, cancel).await?;
-    Ok(Taken {
-        distrusted: Some(failed),
-        ..taken
+}
+
+/// Why an attempt over a parent failed, if a full backup is to be taken instead: the parent, or what the log says, is not
+/// to be trusted.
+pub fn distrust(result: &anyhow::Result<Taken>) -> Option<String> {
+    let error = result.as_ref().err()?;
+    (class_of(error) == ErrorClass::Corrupt).then(|| {
+        let failed = one_line(error);
+        tracing::error!(
+            error = failed,
+            "no incremental base backup can be trusted; a full one is taken instead"
+        );
+        failed
     })
 }
 
-/// What the backup is laid over.
-async fn parent(job: &Job) -> anyhow::Result<Option<Parent>> {
-    if job.kind == BackupKind::Full {
-        return Ok(None);
-    }
-    let parent = Parent::newest(&job.archive).await?;
-    match (parent, &job.settings.server.data_directory) {
-        (Some(parent), Some(directory)) => {
-            let (control, _) = read_control(directory.clone()).await?;
-            Ok(parent.fits(&control).then_some(parent))
-        }
-        // What is compared by hash alone need not be cut alike.
-        (parent, _) => Ok(parent),
-    }
-}
-
-async fn attempt(
-    job: &Job,
-    parent: Option<&Parent>,
-    checking: Checking,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Taken> {
+/// One attempt.
+///
+/// # Errors
+/// As [`take`].
+pub async fn attempt(job: &Job, source: &Source<'_>, cancel: &CancellationToken) -> anyhow::Result<Taken> {
     let started = SystemClock.now();
+    let parent = source.parent();
     let intent = host::intent(
         started,
-        parent.map(|parent| parent.reader.header().backup.clone()),
+        parent.as_ref().map(|parent| parent.header().backup.clone()),
     );
-    let reader = parent.map(|parent| Arc::clone(&parent.reader));
-    let writer = BackupWriter::begin(job.archive.base(), intent, reader, host::is_gone).await?;
+    let writer = BackupWriter::begin(job.archive.base(), intent, parent, host::is_gone).await?;
     while_announced(writer.announced(), &SystemClock, cancel, async |called_off| {
-        write(job, parent, checking, writer, started, &called_off).await
+        write(job, source, writer, started, &called_off).await
     })
     .await
 }
@@ -140,55 +163,47 @@ async fn attempt(
 /// Writes all of the backup, or removes what it wrote.
 async fn write(
     job: &Job,
-    parent: Option<&Parent>,
-    checking: Checking,
+    source: &Source<'_>,
     mut writer: BackupWriter,
     started: Timestamp,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Taken> {
-    let copied = match copy_and_wait(job, parent, checking, &mut writer, cancel).await {
+    let copied = match copy_and_wait(job, source, &mut writer, cancel).await {
         Ok(copied) => copied,
         Err(error) => {
             abandon(writer).await;
             return Err(error);
         }
     };
-    let size = segment_size(&job.archive)?;
-    let position = |lsn: Lsn| log_position(copied.begin.0, lsn, size);
     let facts = BackupFacts {
-        engine: job.settings.server.engine.label().to_owned(),
+        engine: job.settings().engine.label().to_owned(),
         server_version: copied.server_version,
-        begin: position(copied.begin.1),
-        end: position(copied.end),
+        begin: log_position(copied.branch, copied.begin),
+        end: log_position(copied.branch, copied.end),
         started,
         stopped: copied.stopped,
-        engine_facts: serde_json::to_value(&copied.facts)?,
+        engine_facts: copied.engine_facts,
     };
     let header = writer.finish(copied.packs, facts).await?;
     Ok(Taken {
         header,
         complete: SystemClock.now(),
-        bad_pages: copied.facts.bad_page_count,
+        bad_pages: copied.bad_pages,
         distrusted: None,
     })
 }
 
 async fn copy_and_wait(
     job: &Job,
-    parent: Option<&Parent>,
-    checking: Checking,
+    source: &Source<'_>,
     writer: &mut BackupWriter,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Copied> {
-    let copied = match &job.settings.server.data_directory {
-        Some(directory) => copy_cluster(job, directory, parent, writer, cancel).await?,
-        None => receive_cluster(job, parent, checking, writer, cancel).await?,
-    };
-    let files = LogFiles::Wal(segment_size(&job.archive)?);
+    let copied = source.copy(job, writer, cancel).await?;
     let stretch = Stretch {
-        branch: branch_of(copied.begin.0),
-        begin: files.lsn(copied.begin.1),
-        end: files.lsn(copied.end),
+        branch: copied.branch,
+        begin: copied.begin,
+        end: copied.end,
     };
     durable::wait(&job.archive, &job.log, stretch, cancel).await?;
     if cancel.is_cancelled() {
@@ -211,20 +226,11 @@ async fn abandon(writer: BackupWriter) {
     );
 }
 
-fn segment_size(archive: &Archive) -> anyhow::Result<WalSegmentSize> {
-    let len = archive.record().log_file_len.unwrap_or_default();
-    WalSegmentSize::try_from(len).map_err(|error| {
-        let message = format!("the record of server {}: {error}", archive.record().name);
-        Failure::new(ErrorClass::Corrupt, message).into()
-    })
-}
-
-fn log_position(timeline: TimelineId, lsn: Lsn, size: WalSegmentSize) -> LogPosition {
-    let position = position_of(lsn, size);
+fn log_position(branch: Branch, position: Position) -> LogPosition {
     LogPosition {
-        branch: timeline.0,
-        file: position.file,
-        offset: position.offset,
-        text: lsn.to_string(),
+        branch: branch.0,
+        file: position.at.file,
+        offset: position.at.offset,
+        text: position.to_string(),
     }
 }

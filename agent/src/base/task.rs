@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::durable::LogWriter;
 use super::history::{Stored, shown};
 use super::host;
-use super::take::{Job, Taken, describe_damage, take, wal_server};
+use super::take::{Job, Taken, describe_damage, take};
 use crate::config::Server;
 use crate::exit::{class_of, one_line};
 use crate::schedule::{BackupHistory, BackupKind, Cause, Decision, decide};
@@ -189,7 +189,7 @@ impl BackupTask {
             tracing::warn!(backup = %dead.backup, "a base backup died here; what it stored is removed by upkeep");
         }
         let job = Job {
-            settings: wal_server(&self.server)?,
+            server: self.server.clone(),
             archive: archive.clone(),
             kind,
             log: LogWriter::Here(Arc::clone(&self.state)),

@@ -22,13 +22,15 @@ pub use settings::{
 /// A server with the defaults.
 #[cfg(test)]
 pub fn server_for_tests(name: &str) -> Server {
-    let text = format!(
+    server_of(&format!(
         "[repository]\nurl = \"file:///r\"\n[[server]]\nname = \"{name}\"\nengine = \"postgresql\"\n\
          url = \"postgresql://u@localhost/postgres\"\n"
-    );
-    let loaded = load::parse(&text, &|_| None).expect("a good configuration");
-    loaded.settings.servers.into_iter().next().expect("a server")
+    ))
 }
 
+/// The first server of a configuration.
 #[cfg(test)]
-mod tests;
+pub fn server_of(text: &str) -> Server {
+    let loaded = load::parse(text, &|_| None).expect("a good configuration");
+    loaded.settings.servers.into_iter().next().expect("a server")
+}

@@ -65,6 +65,9 @@ pub struct RawBaseBackup {
     pub level: Written,
     pub jobs: Written,
     pub verify_unchanged: Written,
+    pub method: Written,
+    pub scratch_directory: Written,
+    pub program: Written,
 }
 
 /// One value of any type; whether it is the right one is for whoever reads it to say.

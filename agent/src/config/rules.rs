@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_mysql::basebackup::BackupMethod;
 use tidemark_mysql::binlog::Flavor;
 use tidemark_mysql::client::ConnectOptions;
 use tidemark_postgres::{ConnInfo, Environment};
@@ -21,8 +22,8 @@ use super::error::Problem;
 use super::load::{Loaded, line_of};
 use super::raw::{RawBaseBackup, RawConfig, RawHttp, RawRepository, RawServer, Scalar, Written};
 use super::settings::{
-    BaseBackupSettings, Engine, HttpSettings, MysqlSettings, PostgresqlSettings, RepositorySettings, Server,
-    ServerSettings, Settings,
+    BaseBackupSettings, CopySettings, Engine, HttpSettings, MysqlSettings, PostgresqlSettings,
+    RepositorySettings, Server, ServerSettings, Settings,
 };
 use super::values::{self, Parsed, Percent};
 
@@ -250,6 +251,9 @@ impl Reader<'_> {
         match engine.unwrap_or(Engine::Postgresql) {
             Engine::Postgresql => {
                 self.refuse_foreign_keys("postgresql", &mysql_keys(raw));
+                if let Some(base_backup) = &raw.base_backup {
+                    self.refuse_foreign_keys("postgresql", &copy_keys(base_backup.get_ref()));
+                }
                 let settings = self.postgresql(raw, &span, common)?;
                 Some(Server::Postgresql(Arc::new(settings)))
             }
@@ -313,13 +317,35 @@ impl Reader<'_> {
         let connection = self.url(raw, span, |text| mysql_url(text, environment));
         let server_id = self.optional("server.server_id", &raw.server_id, values::server_id);
         let semi_sync = self.optional("server.semi_sync", &raw.semi_sync, values::flag);
+        let nothing = RawBaseBackup::default();
+        let base_backup = raw.base_backup.as_ref().map_or(&nothing, Spanned::get_ref);
         Some(MysqlSettings {
             flavor,
+            copy: self.copy(base_backup, flavor),
             connection: connection?,
             server_id,
             semi_sync: semi_sync.unwrap_or_default(),
             server: server?,
         })
+    }
+
+    fn copy(&mut self, raw: &RawBaseBackup, flavor: Flavor) -> CopySettings {
+        let [
+            (method_key, method),
+            (scratch_key, scratch),
+            (program_key, program),
+        ] = copy_keys(raw);
+        let settings = CopySettings {
+            method: self.optional(method_key, method, |value| backup_method(value, flavor)),
+            scratch_directory: self.optional(scratch_key, scratch, values::absolute_path),
+            program: self.optional(program_key, program, values::absolute_path),
+        };
+        let foreign = match flavor {
+            Flavor::MySql => (program_key, program),
+            Flavor::MariaDb => (scratch_key, scratch),
+        };
+        self.refuse_foreign_keys(engine_of(flavor).label(), &[foreign]);
+        settings
     }
 
     /// Keys that have a meaning for other engines only.
@@ -450,6 +476,31 @@ fn mysql_keys(raw: &RawServer) -> [(&'static str, &Written); 2] {
         ("server.server_id", &raw.server_id),
         ("server.semi_sync", &raw.semi_sync),
     ]
+}
+
+fn copy_keys(raw: &RawBaseBackup) -> [(&'static str, &Written); 3] {
+    [
+        ("server.base_backup.method", &raw.method),
+        ("server.base_backup.scratch_directory", &raw.scratch_directory),
+        ("server.base_backup.program", &raw.program),
+    ]
+}
+
+fn engine_of(flavor: Flavor) -> Engine {
+    match flavor {
+        Flavor::MySql => Engine::Mysql,
+        Flavor::MariaDb => Engine::Mariadb,
+    }
+}
+
+fn backup_method(value: &Scalar, flavor: Flavor) -> Parsed<BackupMethod> {
+    let methods = BackupMethod::of(flavor);
+    let found = match value {
+        Scalar::Text(text) => methods.into_iter().find(|method| method.label() == text),
+        _ => None,
+    };
+    let [one, other] = methods.map(BackupMethod::label);
+    found.ok_or_else(|| format!("expected \"{one}\" or \"{other}\", found {value}"))
 }
 
 fn repository_url(value: &Scalar) -> Parsed<StorageUrl> {

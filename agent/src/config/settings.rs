@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_mysql::basebackup::BackupMethod;
 use tidemark_mysql::binlog::Flavor;
 use tidemark_mysql::client::ConnectOptions;
 use tidemark_postgres::ConnInfo;
@@ -117,6 +118,19 @@ pub struct MysqlSettings {
     pub server_id: Option<u32>,
     /// Whether commits are meant to wait for the repository, by semi-synchronous replication.
     pub semi_sync: bool,
+    /// How base backups are taken.
+    pub copy: CopySettings,
+}
+
+/// How base backups of MySQL and MariaDB are taken: keys of `[server.base_backup]`.
+#[derive(Debug, Default)]
+pub struct CopySettings {
+    /// The way; `None`: what serves.
+    pub method: Option<BackupMethod>,
+    /// Where a clone is made; `None`: beside the data directory.
+    pub scratch_directory: Option<PathBuf>,
+    /// The `mariadb-backup` to run; `None`: the one that is found.
+    pub program: Option<PathBuf>,
 }
 
 /// `[server.base_backup]`

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use tidemark_mysql::basebackup::BackupMethod;
 use tidemark_types::ByteSize;
 
 use super::load::{Loaded, parse};
@@ -138,6 +139,27 @@ fn a_mysql_server_has_keys_of_its_own() {
             "9: server.server_id: expected a number from 1 to 4294967295, found 0",
         ]
     );
+    let loaded = read(&server(
+        "engine = \"mysql\"\nurl = \"mysql://u@h\"\n[server.base_backup]\nmethod = \"clone\"\nscratch_directory = \"/s\"\n",
+    ));
+    let [Server::Mysql(settings)] = loaded.settings.servers.as_slice() else {
+        panic!("a MySQL server was written");
+    };
+    assert_eq!(settings.copy.method, Some(BackupMethod::Clone));
+    assert_eq!(settings.copy.scratch_directory.as_deref(), Some("/s".as_ref()));
+    assert_eq!(
+        problems(&server(
+            "engine = \"mariadb\"\nurl = \"mysql://u@h\"\n[server.base_backup]\nmethod = \"clone\"\nscratch_directory = \"/s\"\n"
+        )),
+        [
+            "9: server.base_backup.method: expected \"mariadb-backup\" or \"dump\", found \"clone\"",
+            "10: server.base_backup.scratch_directory: has no meaning for engine = \"mariadb\"",
+        ]
+    );
+    assert_eq!(
+        problems(&with("[server.base_backup]\nprogram = \"/p\"")),
+        ["9: server.base_backup.program: has no meaning for engine = \"postgresql\""]
+    );
     assert_eq!(
         problems(&with("semi_sync = true")),
         ["8: server.semi_sync: has no meaning for engine = \"postgresql\""]
@@ -233,7 +255,7 @@ fn unknown_keys_are_answered_with_the_key_that_was_meant() {
         (
             "[server.base_backup]\ncolour = 1",
             "9: server.base_backup.colour: there is no such key; expected one of schedule, full_every, level, \
-             jobs, verify_unchanged",
+             jobs, verify_unchanged, method, scratch_directory, program",
         ),
         (
             "[htp]\nlisten = \"h:1\"",

@@ -83,6 +83,14 @@ pub enum BackupMethod {
 }
 
 impl BackupMethod {
+    /// The ways that there are for a server: the one that copies its files first.
+    pub fn of(flavor: Flavor) -> [BackupMethod; 2] {
+        match flavor {
+            Flavor::MySql => [BackupMethod::Clone, BackupMethod::Dump],
+            Flavor::MariaDb => [BackupMethod::MariadbBackup, BackupMethod::Dump],
+        }
+    }
+
     /// As configurations and manifests write it.
     pub fn label(self) -> &'static str {
         match self {
@@ -136,6 +144,23 @@ pub struct ManifestFacts {
     pub missing: Vec<String>,
     /// What a fresh host must know.
     pub server: ServerDescription,
+}
+
+impl ManifestFacts {
+    /// Offset of a binlog file's first event, behind its magic.
+    const FIRST_EVENT: u64 = 4;
+
+    /// From which point of the log on (file and offset) it is needed to restore the backup, and up to which at least.
+    pub fn bounds(&self) -> ((&str, u64), (&str, u64)) {
+        match &self.exact {
+            Some(exact) => ((&exact.file, exact.offset), (&exact.file, exact.offset)),
+            None => {
+                // See `clone`: of a file's transactions some may have reached the engine later than others.
+                let begin = (&*self.before.file, ManifestFacts::FIRST_EVENT);
+                (begin, (&self.after.file, self.after.offset))
+            }
+        }
+    }
 }
 
 /// What a fresh host must know.

@@ -18,5 +18,5 @@ pub use error::BaseBackupError;
 pub use event::FileEvent;
 pub use facts::{BackupMethod, ConfigurationFile, LogState, ManifestFacts, ServerDescription};
 pub use place::local_data_directory;
-pub use program::{BackupProgram, ProgramOptions, ProgramRun};
+pub use program::{BINLOG_INFO_FILES, BackupProgram, ProgramOptions, ProgramRun, read_binlog_info};
 pub use xbstream::{XbstreamError, XbstreamReader};

@@ -4,7 +4,7 @@
 //! by an option file that only we can read: what stands among a process's arguments is everybody's to see. Whether a backup
 //! came about is judged by three things: its exit code, the line it says at its end, and a stream that has an end.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,8 +17,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use super::{BaseBackupError, FileEvent, XbstreamReader};
+use super::{BaseBackupError, FileEvent, LogState, XbstreamReader};
 use crate::client::{ConnectOptions, Host, SslMode};
+use crate::gtid::MariaDbPosition;
 
 /// What the program is called, its newer name first.
 const NAMES: [&str; 2] = ["mariadb-backup", "mariabackup"];
@@ -32,6 +33,40 @@ const LINES_KEPT: usize = 20;
 const LINE_LEN_MAX: usize = 2000;
 /// How much of the stream is read at once: what a pipe holds.
 const READ_LEN: usize = 64 << 10;
+
+/// The file in which the program tells the position of the backup: the name of versions from 11.0 on, and the older one.
+pub const BINLOG_INFO_FILES: [&str; 2] = ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"];
+
+/// Reads the position of a backup from the file that tells it, among `files`: name, offset and GTIDs, apart by tabs.
+///
+/// # Errors
+/// [`BaseBackupError::Info`] when there is none, or it makes no sense.
+pub fn read_binlog_info(files: &HashMap<String, Vec<u8>>) -> Result<LogState, BaseBackupError> {
+    let found = BINLOG_INFO_FILES
+        .iter()
+        .find_map(|name| Some((*name, files.get(*name)?)));
+    let [name, _] = BINLOG_INFO_FILES;
+    let (name, bytes) = found.ok_or_else(|| BaseBackupError::Info {
+        name,
+        problem: "it is missing".to_owned(),
+    })?;
+    let text = String::from_utf8_lossy(bytes);
+    let problem = || BaseBackupError::Info {
+        name,
+        problem: format!("it says \"{}\"", text.trim()),
+    };
+    let mut fields = text.trim_end().split('\t');
+    let (file, offset) = fields.next().zip(fields.next()).ok_or_else(problem)?;
+    let gtids: MariaDbPosition = fields.next().unwrap_or_default().parse().map_err(|_| problem())?;
+    Ok(LogState {
+        file: file.to_owned(),
+        offset: offset.parse().map_err(|_| problem())?,
+        gtid_executed: None,
+        gtid_binlog_pos: Some(gtids.to_string()),
+        gtid_binlog_state: None,
+        gtid_slave_pos: None,
+    })
+}
 
 /// A `mariadb-backup` that is installed on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]

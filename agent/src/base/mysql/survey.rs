@@ -1,0 +1,98 @@
+//! Finds out by which way a server's base backups are taken.
+
+use std::path::PathBuf;
+
+use tidemark_mysql::basebackup::{
+    BackupMethod, BackupProgram, BaseBackupError, ServerDescription, check_clonable, local_data_directory,
+};
+use tidemark_mysql::client::{Host, Sql};
+use tidemark_types::ErrorClass;
+
+use crate::config::MysqlSettings;
+use crate::exit::Failure;
+
+/// What is known of a server before its backup begins.
+pub struct Survey {
+    /// The host that serves.
+    pub host: Host,
+    /// The way.
+    pub way: Way,
+    /// Pages that files are compared by, in bytes.
+    pub page_size: u32,
+}
+
+/// A way, and what it needs.
+pub enum Way {
+    /// A clone, made in a directory.
+    Clone {
+        /// The server's.
+        data_directory: PathBuf,
+        /// Where the clone is made.
+        scratch: PathBuf,
+    },
+    /// By `mariadb-backup`.
+    Program {
+        /// The server's.
+        data_directory: PathBuf,
+        /// The program.
+        program: BackupProgram,
+    },
+}
+
+/// Looks at the server.
+///
+/// # Errors
+/// What the server says; `Config` when the way that is asked for is none here.
+pub async fn survey(settings: &MysqlSettings) -> anyhow::Result<Survey> {
+    let options = settings.connect_options()?;
+    let mut sql = Sql::connect(&options).await?;
+    let host = options.hosts.iter().find(|host| host.to_string() == sql.host());
+    let host = host.cloned().ok_or_else(|| {
+        let message = format!("connected to {}, which url does not name", sql.host());
+        Failure::new(ErrorClass::Permanent, message)
+    })?;
+    let page_size = ServerDescription::query(&mut sql, false).await?.page_size()?;
+    let way = way(settings, &mut sql, &host).await?;
+    Ok(Survey { host, way, page_size })
+}
+
+async fn way(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Result<Way> {
+    let [by_files, _] = BackupMethod::of(settings.flavor);
+    let method = settings.copy.method.unwrap_or(by_files);
+    match method {
+        BackupMethod::Clone => Ok(clone(settings, sql, host).await?),
+        BackupMethod::MariadbBackup => program(settings, sql, host).await,
+        BackupMethod::Dump => Err(Failure::new(ErrorClass::Config, "dumps are not taken yet").into()),
+    }
+}
+
+async fn clone(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> Result<Way, BaseBackupError> {
+    let named = settings.server.data_directory.as_deref();
+    let data_directory = local_data_directory(sql, host, named).await?;
+    check_clonable(sql, &data_directory).await?;
+    let beside = || {
+        let parent = data_directory.parent().unwrap_or(&data_directory);
+        parent.join(format!("tidemark-clone-{}", settings.server.name))
+    };
+    let scratch = settings.copy.scratch_directory.clone().unwrap_or_else(beside);
+    Ok(Way::Clone {
+        data_directory,
+        scratch,
+    })
+}
+
+async fn program(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Result<Way> {
+    let named = settings.server.data_directory.as_deref();
+    let data_directory = local_data_directory(sql, host, named).await?;
+    let search_path = std::env::var_os("PATH");
+    let found = BackupProgram::find(settings.copy.program.as_deref(), search_path.as_deref()).await?;
+    let program = found.ok_or_else(|| {
+        Failure::new(ErrorClass::Config, "there is no mariadb-backup on this host")
+            .hint("install the package that came with the server, or set base_backup.program")
+    })?;
+    program.check_series(&sql.version().text)?;
+    Ok(Way::Program {
+        data_directory,
+        program,
+    })
+}
