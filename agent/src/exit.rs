@@ -68,7 +68,6 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
             link.downcast_ref::<mysql::FollowError>()
                 .map(mysql::FollowError::class)
         })
-        .or_else(|| link.downcast_ref::<MysqlError>().map(MysqlError::class))
         .or_else(|| link.downcast_ref::<StorageError>().map(StorageError::class))
         .or_else(|| link.downcast_ref::<BaseBackupError>().map(BaseBackupError::class))
         .or_else(|| {

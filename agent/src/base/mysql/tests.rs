@@ -63,7 +63,10 @@ impl Fixture {
              url = \"mysql://root@localhost/?socket={}\"\n[server.base_backup]\n{}\n",
             server.socket().display(),
             if version.is_mariadb() {
-                format!("program = \"{}\"", version.prefix().join("usr/bin/mariadb-backup").display())
+                format!(
+                    "program = \"{}\"",
+                    version.prefix().join("usr/bin/mariadb-backup").display()
+                )
             } else {
                 format!("scratch_directory = \"{}\"", home.path().join("clone").display())
             },
@@ -71,12 +74,16 @@ impl Fixture {
         let (_, archive) = crate::testing::shop(MemoryStorage::new(), 1 << 24).await;
         let state = ServerState::for_tests("shop");
         state.update(|facts| facts.branch = Some(Branch(3)));
-        let mut sql = Sql::connect(&ConnectOptions::socket(server.socket(), "root")).await.unwrap();
+        let mut sql = Sql::connect(&ConnectOptions::socket(server.socket(), "root"))
+            .await
+            .unwrap();
         let facts = sql.server_facts().await.unwrap();
         let record = BinlogBranch {
             basename: "bin".to_owned(),
             flavor: sql.flavor(),
-            server: facts.uuid.map_or(facts.server_id.to_string(), |uuid| uuid.to_string()),
+            server: facts
+                .uuid
+                .map_or(facts.server_id.to_string(), |uuid| uuid.to_string()),
             first_file: 1,
             reason: String::new(),
             follows: None,
@@ -127,8 +134,13 @@ impl Fixture {
         let now = SystemClock.now();
         let id = reader.as_ref().map(|reader| reader.header().backup.clone());
         let intent = super::super::host::intent(now, id);
-        let mut writer = BackupWriter::begin(self.archive.base(), intent, reader, |_| false).await.unwrap();
-        let copied = dataset.copy(&job, &mut writer, &CancellationToken::new()).await.unwrap();
+        let mut writer = BackupWriter::begin(self.archive.base(), intent, reader, |_| false)
+            .await
+            .unwrap();
+        let copied = dataset
+            .copy(&job, &mut writer, &CancellationToken::new())
+            .await
+            .unwrap();
         assert_eq!(copied.branch, Branch(3));
         assert!(copied.begin <= copied.end);
         let position = |at: Position| tidemark_repository::base::LogPosition {
@@ -153,11 +165,17 @@ impl Fixture {
 
     /// Lays a backup down in `directory`.
     async fn lay_down(&self, header: &BackupHeader, directory: &Path) {
-        let reader = BackupReader::open(self.archive.base(), &header.backup).await.unwrap();
+        let reader = BackupReader::open(self.archive.base(), &header.backup)
+            .await
+            .unwrap();
         let mut decoder = FrameDecoder::new(self.archive.base().hash_key()).unwrap();
         let mut files = reader.manifest().files();
         fs::create_dir(directory).unwrap();
-        while let Some(batch) = reader.next_batch(&mut files, &RestoreLimits::default()).await.unwrap() {
+        while let Some(batch) = reader
+            .next_batch(&mut files, &RestoreLimits::default())
+            .await
+            .unwrap()
+        {
             let made: Vec<Option<File>> = batch
                 .files
                 .iter()
@@ -194,7 +212,10 @@ impl Fixture {
         self.lay_down(header, &base).await;
         if version.is_mariadb() {
             let mut prepare = version.tool("mariadb-backup");
-            run(prepare.arg("--prepare").arg(format!("--target-dir={}", base.display()))).expect_success();
+            run(prepare
+                .arg("--prepare")
+                .arg(format!("--target-dir={}", base.display())))
+            .expect_success();
         }
         for table in ["t", "still"] {
             let path = base.join(format!("d/{table}.ibd"));
@@ -232,7 +253,10 @@ async fn full_and_incremental(version: MysqlVersion) {
         assert_eq!(exact.gtid_binlog_pos, facts.after.gtid_binlog_pos);
         assert_eq!((exact.file, exact.offset), (facts.after.file, facts.after.offset));
     } else {
-        assert_eq!(Some(restored.sql("SELECT @@gtid_executed")), facts.after.gtid_executed);
+        assert_eq!(
+            Some(restored.sql("SELECT @@gtid_executed")),
+            facts.after.gtid_executed
+        );
         assert_eq!(facts.exact, None);
     }
 }
@@ -257,7 +281,9 @@ async fn a_server_whose_log_is_not_stored_is_not_backed_up() {
     let fixture = Fixture::new(MysqlVersion::MariaDb118).await;
     fixture.state.update(|facts| facts.branch = Some(Branch(4)));
     let job = fixture.job(BackupKind::Full);
-    let failed = super::super::take::take(&job, &CancellationToken::new()).await.unwrap_err();
+    let failed = super::super::take::take(&job, &CancellationToken::new())
+        .await
+        .unwrap_err();
     assert_eq!(failed.to_string(), "the log of shop is not being stored yet");
     let record = BinlogBranch {
         basename: "bin".to_owned(),
@@ -273,8 +299,15 @@ async fn a_server_whose_log_is_not_stored_is_not_backed_up() {
         .put_branch_file(Branch(4), BinlogBranch::FILE_NAME, record.into())
         .await
         .unwrap();
-    let failed = super::super::take::take(&job, &CancellationToken::new()).await.unwrap_err();
-    assert!(failed.to_string().starts_with("the log of shop is stored of server 1 (bin.*)"), "{failed}");
+    let failed = super::super::take::take(&job, &CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(
+        failed
+            .to_string()
+            .starts_with("the log of shop is stored of server 1 (bin.*)"),
+        "{failed}"
+    );
     let left = tidemark_repository::base::live_intents(&fixture.archive.base(), SystemClock.now()).await;
     assert_eq!(left.unwrap(), []);
 }
