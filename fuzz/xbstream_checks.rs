@@ -22,7 +22,7 @@ fn read(stream: &[u8], portion: usize) -> Vec<String> {
                     let runs = data.entry(file).or_default();
                     match runs.last_mut() {
                         Some((begin, run)) if *begin + run.len() as u64 == offset => {
-                            run.extend_from_slice(&bytes)
+                            run.extend_from_slice(&bytes);
                         }
                         _ => runs.push((offset, bytes.to_vec())),
                     }

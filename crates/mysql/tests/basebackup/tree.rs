@@ -37,7 +37,7 @@ impl Tree {
             FileEvent::Data { file, offset, bytes } => self.open[&file].write_all_at(&bytes, offset).unwrap(),
             FileEvent::End { file } => drop(self.open.remove(&file).unwrap()),
             FileEvent::Rename { from, to } => {
-                fs::rename(self.root.join(&*from), self.root.join(&*to)).unwrap()
+                fs::rename(self.root.join(&*from), self.root.join(&*to)).unwrap();
             }
             FileEvent::Remove { path } => fs::remove_file(self.root.join(&*path)).unwrap(),
         }
