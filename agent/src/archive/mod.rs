@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_repository::lease::Lease;
-use tidemark_repository::{Archive, Repository};
-use tidemark_types::ErrorClass;
+use tidemark_repository::{Archive, Branch, Repository};
+use tidemark_types::{ErrorClass, Position};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -120,6 +120,16 @@ impl LogTask {
             Err(error) if class_of(&error) == ErrorClass::Cancelled => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Streaming begins at `begin`; what is stored ends with a whole record at `whole`.
+    fn streaming(&self, branch: Branch, begin: Position, whole: Position) {
+        self.state.update(|facts| {
+            facts.pipeline = Pipeline::Streaming;
+            facts.restart_at(branch, begin, whole);
+        });
+        self.backups_due.notify_one();
+        tracing::info!(position = %begin, %branch, "streaming");
     }
 
     /// Tells of a gap: the log misses `extent`, and a base backup follows at once.

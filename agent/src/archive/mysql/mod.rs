@@ -33,7 +33,6 @@ use super::{LAST_MARK_MAX, LogPipeline, LogTask, Next, backups, give_up, is_open
 use crate::base::host;
 use crate::config::MysqlSettings;
 use crate::exit::{Failure, class_of};
-use crate::state::Pipeline;
 
 pub use self::follow::FollowError;
 
@@ -117,12 +116,8 @@ impl BinlogPipeline {
     ) -> anyhow::Result<Next> {
         let Begun { start, stream } = begun;
         let (branch, files) = (start.branch, source.log_files(start.branch));
-        self.task.state.update(|facts| {
-            facts.pipeline = Pipeline::Streaming;
-            facts.restart_at(branch, files.position(start.event), files.position(start.whole));
-        });
-        self.task.backups_due.notify_one();
-        tracing::info!(position = %files.position(start.event), %branch, "streaming");
+        self.task
+            .streaming(branch, files.position(start.event), files.position(start.whole));
         let stop = CancellationToken::new();
         let intake = self.intake(archive, &start, files);
         let state = Arc::clone(&self.task.state);

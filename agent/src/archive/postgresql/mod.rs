@@ -33,7 +33,6 @@ use super::shipper::Cadence;
 use super::{LAST_MARK_MAX, LogPipeline, LogTask, Next, adopt_hint, backups, give_up, is_open};
 use crate::config::PostgresqlSettings;
 use crate::exit::{Failure, class_of};
-use crate::state::Pipeline;
 
 pub use self::follow::FollowError;
 
@@ -148,17 +147,10 @@ impl WalPipeline {
             Ok(begun) => begun,
             Err(error) => return Err(give_up(keeper, error).await),
         };
-        self.task.state.update(|facts| {
-            facts.pipeline = Pipeline::Streaming;
-            let files = LogFiles::Wal(source.segment_size);
-            facts.restart_at(
-                branch_of(begin.timeline),
-                files.lsn(begin.lsn),
-                files.lsn(begin.whole),
-            );
-        });
-        self.task.backups_due.notify_one();
-        tracing::info!(position = %begin.lsn, timeline = %begin.timeline, "streaming");
+        let files = LogFiles::Wal(source.segment_size);
+        let branch = branch_of(begin.timeline);
+        self.task
+            .streaming(branch, files.lsn(begin.lsn), files.lsn(begin.whole));
         let stop = CancellationToken::new();
         let intake = self.intake(source, archive, begin);
         let (hold, synchronous, state) = (
