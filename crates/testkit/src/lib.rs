@@ -29,7 +29,7 @@ pub use corpus::check_corpus;
 pub use daemon::{Daemon, Signal};
 pub use http::{HttpResponse, http_get};
 pub use install::{MysqlVersion, PgVersion, faketime_library};
-pub use mysql::{MysqlBuilder, MysqlClient, MysqlServer};
+pub use mysql::{MysqlBuilder, MysqlClient, MysqlCommit, MysqlServer, MysqlWorkload};
 pub use port::Port;
 pub use postgres::{Builder as PostgresBuilder, PostgresServer, StopMode};
 pub use proxy::{ProxyMode, TcpProxy};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::command::{Finished, run};
 use crate::daemon::Signal;
 use crate::http::{HttpResponse, http_get};
+use crate::install::MysqlVersion;
 use crate::port::Port;
 use crate::scratch::Scratch;
 use crate::slot::DaemonSlot;
@@ -44,6 +45,15 @@ impl AgentBuilder {
     pub fn postgres(mut self, name: &str, url: &str, settings: &str) -> AgentBuilder {
         self.configuration.push_str(&format!(
             "[[server]]\nname = \"{name}\"\nengine = \"postgresql\"\nurl = \"{url}\"\n{settings}\n"
+        ));
+        self
+    }
+
+    /// Adds a MySQL or MariaDB server. `settings` as for [`AgentBuilder::postgres`].
+    pub fn mysql(mut self, name: &str, version: MysqlVersion, url: &str, settings: &str) -> AgentBuilder {
+        let engine = if version.is_mariadb() { "mariadb" } else { "mysql" };
+        self.configuration.push_str(&format!(
+            "[[server]]\nname = \"{name}\"\nengine = \"{engine}\"\nurl = \"{url}\"\n{settings}\n"
         ));
         self
     }
