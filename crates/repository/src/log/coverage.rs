@@ -52,12 +52,18 @@ impl Run {
 
     /// The point as names write it: the begin of the next file where `position` is the end of a file that has ended.
     pub fn normalize(&self, position: LogPosition) -> LogPosition {
-        match self.slice_before(position) {
-            Some(slice) if slice.file == position.file && slice.end == position.offset => {
-                slice.end_position()
-            }
-            _ => position,
-        }
+        let ends_there = |slice: &&SliceKey| slice.file == position.file && slice.end == position.offset;
+        let next = self
+            .path
+            .partition_point(|slice| slice.begin_position() < position);
+        // The next one may hold nothing, and tell of the end alone.
+        let around = self.path.get(next.saturating_sub(1)..).unwrap_or_default();
+        let ends = around
+            .iter()
+            .take(2)
+            .filter(ends_there)
+            .map(SliceKey::end_position);
+        ends.max().unwrap_or(position)
     }
 
     /// Whether `position`, which is not behind its end, is a place in one of its files: a file that has ended has none
@@ -433,15 +439,23 @@ mod tests {
 
     #[test]
     fn the_end_of_a_file_that_has_ended_is_the_begin_of_the_next() {
-        let mut slices = [slice(0, 0, 20, 2), slice(20, 2, 100, 3), slice(100, 3, 150, 4)];
+        let mut closing = slice(150, 4, 150, 4);
+        closing.flags = SliceFlags::ENDS_FILE;
+        let mut slices = [
+            slice(0, 0, 20, 2),
+            slice(20, 2, 100, 3),
+            slice(100, 3, 150, 4),
+            closing,
+        ];
         let run = &coverage(&mut slices)[0];
         let at = |file, offset| LogPosition { file, offset };
         for (position, normal) in [
+            (at(1, 50), at(2, 0)),
+            (at(1, 49), at(1, 49)),
             (at(0, 100), at(1, 0)),
             (at(0, 20), at(0, 20)),
             (at(0, 101), at(0, 101)),
             (at(1, 0), at(1, 0)),
-            (at(1, 50), at(1, 50)),
         ] {
             assert_eq!(run.normalize(position), normal);
             assert_eq!(run.has_place(position), position != at(0, 101));
