@@ -5,6 +5,7 @@ use std::fmt::Write;
 use tidemark_types::ByteSize;
 
 use super::{Ending, EndingKind, Plan, RecoveryTarget};
+use crate::engine::Engine;
 
 /// The plan as text, one fact a line.
 pub fn render(plan: &Plan) -> String {
@@ -26,6 +27,11 @@ pub fn render(plan: &Plan) -> String {
     ];
     for dead_end in &plan.dead_ends {
         let commits = match dead_end.has_commits {
+            // The file in which a server lost the end of its log is on both branches, from its begin on.
+            Some(true) if plan.engine != Engine::Postgresql => {
+                "commits on it that the next branch does not repeat, and which clients may have been told of, are not \
+                 part of this restore"
+            }
             Some(true) => "commits on it, which clients may have been told of, are not part of this restore",
             Some(false) => "no commit is on it",
             None => "commits that may be on it are not part of this restore",

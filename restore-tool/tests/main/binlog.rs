@@ -301,7 +301,12 @@ fn a_tail_that_was_rolled_back_is_left_behind() {
         offset: 0,
     };
     archive.store(2, Some(follows), &again, 100);
-    archive.back_up(1, base.file, 0, parse_time(&base.time, Timestamp(0)).unwrap());
+    archive.back_up(
+        1,
+        base.file,
+        base.offset,
+        parse_time(&base.time, Timestamp(0)).unwrap(),
+    );
 
     let plan = json(&repository, "plan", &["--target-latest"]);
     assert_eq!(plan["log"]["end"], after.position());
