@@ -4,7 +4,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tidemark_repository::log::{LogChunk, LogReader, LogVerifier, Run};
 use tidemark_repository::{Archive, Branch, RepositoryError, StoredSlice};
-use tidemark_types::{ErrorClass, LogPosition, Position};
+use tidemark_types::{ErrorClass, LogFiles, LogPosition, Position};
 
 use crate::exit::Failure;
 use crate::plan::{Line, LogFile};
@@ -131,8 +131,12 @@ impl LogBytes {
     }
 
     fn lacking(&self) -> Failure {
+        let word = match self.at.files {
+            LogFiles::Wal(_) => "timeline",
+            LogFiles::Binlog { .. } => "branch",
+        };
         let message = format!(
-            "the log of branch {} is not stored from {} to {}",
+            "the log of {word} {} is not stored from {} to {}",
             self.branch, self.at, self.end
         );
         Failure::new(ErrorClass::Corrupt, message).hint("`tidemark-restore list` shows what is stored")

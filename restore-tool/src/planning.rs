@@ -10,7 +10,7 @@ use crate::exit::Failure;
 use crate::plan::{
     self, Ancestry, Known, Line, Listed, Pending, Plan, Request, Target, Window, plan, position_option,
 };
-use crate::scan::read_slices;
+use crate::scan::Scanner;
 
 /// What a plan is made of.
 #[derive(Debug)]
@@ -137,11 +137,12 @@ async fn make(
         Target::Transaction(transaction) => Some(transaction),
         _ => None,
     };
+    let scanner = Scanner::new(archive, lines);
     let mut known = Known::default();
     loop {
         match plan(listed, ancestry, lines, &known, request) {
             Ok(plan) => return Ok(plan),
-            Err(Pending::Read(ids)) => read_slices(archive, lines, &ids, wanted, &mut known).await?,
+            Err(Pending::Read(ids)) => scanner.read(&ids, wanted, &mut known).await?,
             Err(Pending::Ambiguous(ambiguity)) => {
                 let message = format!("{} has two readings: {}", request.target, ambiguity.reason);
                 let (first, last) = (reading(ambiguity.first), reading(ambiguity.last));
@@ -169,13 +170,14 @@ fn reading((position, time): (Position, Option<Timestamp>)) -> String {
 
 /// The recovery windows of a branch. Those whose log cannot be read have no times.
 pub async fn windows(archive: &Archive, listed: &Listed, branch: Branch, lines: &[Line<'_>]) -> Vec<Window> {
+    let scanner = Scanner::new(archive, lines);
     let mut known = Known::default();
     loop {
         let (windows, missing) = plan::windows(listed, branch, lines, &known);
         if missing.is_empty() {
             return windows;
         }
-        if let Err(error) = read_slices(archive, lines, &missing, None, &mut known).await {
+        if let Err(error) = scanner.read(&missing, None, &mut known).await {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the log at the end of a base backup cannot be read, so the times that can be reached are not known"

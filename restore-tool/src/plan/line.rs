@@ -293,10 +293,15 @@ pub fn lines<'a>(ancestry: &Ancestry, branches: &'a BTreeMap<Branch, BranchLog>)
     lines.into_iter().filter_map(Line::new).collect()
 }
 
-/// Bytes of a stretch: what lies in its slices.
+/// The length of a stretch in bytes.
 pub fn bytes_of(stretch: &Stretch<'_>) -> u64 {
-    let files = file_parts(stretch);
-    files.iter().map(|part| part.end - part.begin).sum()
+    match stretch.begin.files {
+        LogFiles::Wal(_) => stretch.end.lsn().bytes_since(stretch.begin.lsn()),
+        LogFiles::Binlog { .. } => {
+            let files = file_parts(stretch);
+            files.iter().map(|part| part.end - part.begin).sum()
+        }
+    }
 }
 
 /// A part of one log file.

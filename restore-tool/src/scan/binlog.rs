@@ -1,11 +1,14 @@
 //! What binlogs say.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use tidemark_mysql::binlog::{
     BinlogDecoder, BinlogOffset, Fact, Format, Transaction, TransactionKind, Transactions,
 };
-use tidemark_repository::Archive;
+use tidemark_repository::{Archive, Branch};
 use tidemark_types::{ErrorClass, GRAIN_LEN, LogPosition, Position};
+use tokio::sync::Mutex;
 
 use super::{Reader, Scan, run};
 use crate::exit::Failure;
@@ -13,14 +16,19 @@ use crate::log_bytes::LogBytes;
 use crate::plan::{Ending, EndingKind, LineSlice, RecordSpan, SliceFacts, TransactionId};
 
 /// Reads one slice.
-pub(super) async fn read(archive: &Archive, slice: &LineSlice<'_>, scan: Scan) -> anyhow::Result<SliceFacts> {
+pub(super) async fn read(
+    archive: &Archive,
+    slice: &LineSlice<'_>,
+    scan: Scan,
+    formats: &Formats,
+) -> anyhow::Result<SliceFacts> {
     let context = format!("read the binlog up to {} of branch {}", scan.end, slice.branch);
     let from = scan.parse_from;
     // Within the first grain, which is read from its begin on anyhow, the format description comes by itself.
     let (from, decoder, transactions) = if from.at.offset < GRAIN_LEN {
         (from.file_start(), BinlogDecoder::new(), Transactions::new())
     } else {
-        let format = format(archive, slice, from).await?;
+        let format = formats.of(archive, slice, from).await?;
         let decoder = BinlogDecoder::join(BinlogOffset(from.at.offset), format);
         (from, decoder, Transactions::join())
     };
@@ -38,8 +46,25 @@ pub(super) async fn read(archive: &Archive, slice: &LineSlice<'_>, scan: Scan) -
     run(reader, bytes).await.context(context)
 }
 
+/// The formats of the files that were met. Only a file's begin tells, which may be a grain of 16 MiB.
+#[derive(Debug, Default)]
+pub(super) struct Formats(Mutex<BTreeMap<(Branch, u64), Format>>);
+
+impl Formats {
+    async fn of(&self, archive: &Archive, slice: &LineSlice<'_>, before: Position) -> anyhow::Result<Format> {
+        let file = (slice.branch, before.at.file);
+        let known = self.0.lock().await.get(&file).cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let format = read_format(archive, slice, before).await?;
+        self.0.lock().await.insert(file, format.clone());
+        Ok(format)
+    }
+}
+
 /// The format of the file that holds `before`, read from its begin.
-async fn format(archive: &Archive, slice: &LineSlice<'_>, before: Position) -> anyhow::Result<Format> {
+async fn read_format(archive: &Archive, slice: &LineSlice<'_>, before: Position) -> anyhow::Result<Format> {
     let begin = before.file_start();
     if begin.at < slice.run.begin.position {
         return Err(headless(slice, begin).into());

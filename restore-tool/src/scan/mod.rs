@@ -8,6 +8,7 @@ use tidemark_repository::Archive;
 use tidemark_repository::log::SliceFlags;
 use tidemark_types::{LogFiles, Position};
 
+use self::binlog::Formats;
 use crate::log_bytes::LogBytes;
 use crate::plan::{Known, Line, LineSlice, SliceFacts, SliceId, TransactionId};
 
@@ -16,24 +17,57 @@ const FETCHES_AT_ONCE: usize = 4;
 /// Stretches read at once: each may hold a few grains in memory.
 const READS_AT_ONCE: usize = 3;
 
-/// Reads the slices `ids` of `lines` and takes what they say into `known`. With `wanted`, ends of that transaction are
-/// marked, and most others forgotten.
-///
-/// # Errors
-/// What the store says; `Damaged` and `Conflict` of the slices; [`tidemark_postgres::wal::WalError`],
-/// [`tidemark_mysql::binlog::BinlogError`].
-pub async fn read_slices(
-    archive: &Archive,
-    lines: &[Line<'_>],
-    ids: &[SliceId],
-    wanted: Option<&TransactionId>,
-    known: &mut Known,
-) -> anyhow::Result<()> {
-    let to_read = ids.iter().filter_map(|id| {
-        let line = lines.get(id.line)?;
-        Some((*id, line.slice(id.slice)?, line.parse_from(id.slice)?))
-    });
-    let reads = to_read.map(|(id, slice, parse_from)| async move {
+/// Reads slices of the lines of one archive.
+#[derive(Debug)]
+pub struct Scanner<'a> {
+    archive: &'a Archive,
+    lines: &'a [Line<'a>],
+    formats: Formats,
+}
+
+impl<'a> Scanner<'a> {
+    /// A reader that has read nothing yet.
+    pub fn new(archive: &'a Archive, lines: &'a [Line<'a>]) -> Scanner<'a> {
+        Scanner {
+            archive,
+            lines,
+            formats: Formats::default(),
+        }
+    }
+
+    /// Reads the slices `ids` and takes what they say into `known`. With `wanted`, ends of that transaction are marked,
+    /// and most others forgotten.
+    ///
+    /// # Errors
+    /// What the store says; `Damaged` and `Conflict` of the slices; [`tidemark_postgres::wal::WalError`],
+    /// [`tidemark_mysql::binlog::BinlogError`].
+    pub async fn read(
+        &self,
+        ids: &[SliceId],
+        wanted: Option<&TransactionId>,
+        known: &mut Known,
+    ) -> anyhow::Result<()> {
+        let reads = ids.iter().map(|id| self.read_one(*id, wanted));
+        let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        while let Some(read) = reads.try_next().await? {
+            if let Some((id, facts)) = read {
+                known.insert(id, facts);
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` for a slice that is not there.
+    async fn read_one(
+        &self,
+        id: SliceId,
+        wanted: Option<&TransactionId>,
+    ) -> anyhow::Result<Option<(SliceId, SliceFacts)>> {
+        let line = self.lines.get(id.line);
+        let found = line.and_then(|line| Some((line.slice(id.slice)?, line.parse_from(id.slice)?)));
+        let Some((slice, parse_from)) = found else {
+            return Ok(None);
+        };
         let scan = Scan {
             parse_from,
             begin: slice.begin,
@@ -42,19 +76,14 @@ pub async fn read_slices(
             wanted: wanted.cloned(),
         };
         let mut facts = match parse_from.files {
-            LogFiles::Wal(size) => wal::read(archive, &slice, scan, size).await?,
-            LogFiles::Binlog { .. } => binlog::read(archive, &slice, scan).await?,
+            LogFiles::Wal(size) => wal::read(self.archive, &slice, scan, size).await?,
+            LogFiles::Binlog { .. } => binlog::read(self.archive, &slice, scan, &self.formats).await?,
         };
         if wanted.is_some() {
             facts.keep_wanted();
         }
-        anyhow::Ok((id, facts))
-    });
-    let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
-    while let Some((id, facts)) = reads.try_next().await? {
-        known.insert(id, facts);
+        Ok(Some((id, facts)))
     }
-    Ok(())
 }
 
 /// What is wanted of one slice.
