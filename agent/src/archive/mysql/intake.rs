@@ -224,9 +224,18 @@ impl Intake {
         match met {
             Met::Transaction(transaction) => self.transaction(&transaction),
             Met::Before(listed) => return self.join(listed),
+            Met::Unseen => self.passed_over(),
             Met::Nothing | Met::Other => {}
         }
         Ok(())
+    }
+
+    /// A transaction that began before streaming did may end here, with a time that nobody knows: readers have to look for
+    /// it. What is stored already was told of when it was received first.
+    fn passed_over(&mut self) {
+        if self.at > Some(self.shipper.durable()) {
+            self.shipper.note_flags(SliceFlags::UNINDEXED);
+        }
     }
 
     /// Compares what a file says lies before it with what was received before it.
@@ -307,6 +316,8 @@ enum Met {
     Transaction(Box<Transaction>),
     /// What lies before the file.
     Before(Logged),
+    /// A part of a transaction whose begin was not received.
+    Unseen,
     /// Nothing that matters here.
     Other,
 }
@@ -327,6 +338,9 @@ impl Parser {
         let fact = Fact::of(&event)?;
         if let Some(transaction) = self.transactions.add(&event, fact.as_ref())? {
             return Ok(Met::Transaction(Box::new(transaction)));
+        }
+        if self.transactions.is_joining() {
+            return Ok(Met::Unseen);
         }
         Ok(match &fact {
             Some(fact) => Logged::before(fact).map_or(Met::Other, Met::Before),

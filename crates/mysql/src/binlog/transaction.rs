@@ -165,6 +165,12 @@ impl Transactions {
         }
     }
 
+    /// Whether no transaction has begun yet since [`join`](Transactions::join): what was added so far may belong to one that
+    /// had, and ends unseen.
+    pub fn is_joining(&self) -> bool {
+        self.is_joining
+    }
+
     /// The transaction that has begun and not ended.
     pub fn open(&self) -> Option<&OpenTransaction> {
         self.open.as_ref().map(|open| &open.transaction)

@@ -390,6 +390,42 @@ fn byte_by_byte_gives_the_same_events() {
     }
 }
 
+/// Whoever joins within a transaction is told that its end goes by unseen.
+#[test]
+fn ends_that_pass_unseen_are_told() {
+    for (version, name) in all_files() {
+        let bytes = load(version, name);
+        let all = decode(&bytes);
+        for event in &all.events[1..] {
+            let mut input = &bytes[usize::try_from(event.begin.0).unwrap()..];
+            let mut decoder = BinlogDecoder::join(event.begin, format_of(&bytes));
+            let mut transactions = Transactions::join();
+            let (mut found, mut unseen) = (Vec::new(), Vec::new());
+            while let Ok(Some(event)) = decoder.next(&mut input) {
+                let fact = Fact::of(&event).unwrap();
+                found.extend(
+                    transactions
+                        .add(&event, fact.as_ref())
+                        .unwrap()
+                        .map(|transaction| transaction.end),
+                );
+                if transactions.is_joining() {
+                    unseen.push(event.end);
+                }
+            }
+            for transaction in all.transactions.iter().filter(|one| one.end > event.begin) {
+                let is_found = found.contains(&transaction.end);
+                assert_ne!(
+                    is_found,
+                    unseen.contains(&transaction.end),
+                    "{version}/{name} {event:?}"
+                );
+                assert_eq!(is_found, event.begin <= transaction.begin);
+            }
+        }
+    }
+}
+
 /// A dump may start at any event, and a decoder join there: it sees what one that began earlier sees from there on.
 #[test]
 fn joins_at_any_event() {
