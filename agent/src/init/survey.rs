@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use tidemark_postgres::control_file::ControlFile;
-use tidemark_postgres::preflight::{ServerFacts, Severity, Wanted, findings};
+use tidemark_postgres::preflight::{ServerFacts, Wanted, findings};
 use tidemark_postgres::{ConnInfo, PostgresError, ServerVersion, SqlClient};
+use tidemark_types::Severity;
 
 /// A server as it was seen.
 #[derive(Debug, Clone)]

@@ -5,9 +5,10 @@
 //! - [`replication`] holds the words between a replica and its source, as bytes.
 //! - [`gtid`] holds the two vendors' notions of which transactions there are.
 //! - [`client`] connects to servers: SQL, dumps.
+//! - [`preflight`] asks a server what it is, and judges it.
 //!
-//! Only [`client`] does I/O. Both vendors share one parser: their files differ by events, not by framing, and the format
-//! description event says whose a file is.
+//! Only [`client`] and what asks through it do I/O. Both vendors share one parser: their files differ by events, not by framing,
+//! and the format description event says whose a file is.
 
 pub mod archive;
 pub mod basebackup;
@@ -16,6 +17,7 @@ mod bytes;
 pub mod client;
 mod error;
 pub mod gtid;
+pub mod preflight;
 pub mod replication;
 
 pub use error::{MysqlError, ServerError};

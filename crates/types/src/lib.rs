@@ -5,6 +5,7 @@
 mod byte_reader;
 mod clock;
 mod error_class;
+mod finding;
 mod lsn;
 mod names;
 mod position;
@@ -17,6 +18,7 @@ mod units;
 pub use byte_reader::ByteReader;
 pub use clock::{Clock, SystemClock};
 pub use error_class::{ErrorClass, ExitCode};
+pub use finding::{Finding, Severity};
 pub use lsn::{Lsn, ParseLsnError};
 pub use names::{Generation, InvalidServerName, ServerName};
 pub use position::{BinlogBasename, GRAIN_LEN, LogFiles, LogPosition, ParsePositionError, Position};

@@ -159,17 +159,21 @@ impl Sql {
         let clock = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED) AS micros";
         let row = self.query_one(operation, clock).await?;
         let time = Timestamp(number(operation, &row, "micros")?);
-        let version = self.version();
-        let statement = match version.flavor {
-            Flavor::MySql if version.number >= (8, 2, 0) => "SHOW BINARY LOG STATUS",
-            Flavor::MySql | Flavor::MariaDb => "SHOW MASTER STATUS",
-        };
+        let statement = self.log_status_statement();
         let row = self.query_one(operation, statement).await?;
         Ok(LogEnd {
             time,
             file: text(operation, &row, "File")?.to_owned(),
             position: BinlogOffset(number(operation, &row, "Position")?),
         })
+    }
+
+    /// What asks for the state of the log, in the server's words.
+    pub(crate) fn log_status_statement(&self) -> &'static str {
+        match self.flavor() {
+            Flavor::MySql if self.version().number >= (8, 2, 0) => "SHOW BINARY LOG STATUS",
+            Flavor::MySql | Flavor::MariaDb => "SHOW MASTER STATUS",
+        }
     }
 
     /// Lists the replicas that are connected. Needs REPLICATION SLAVE (MySQL) or REPLICATION MASTER ADMIN (MariaDB).
@@ -217,6 +221,14 @@ impl ReplicaIdentity {
         ReplicaIdentity {
             uuid,
             server_id: number | ReplicaIdentity::SERVER_ID_MIN,
+        }
+    }
+
+    /// Whether it is this one that is connected. MariaDB tells its number only, which may be another's.
+    pub fn is_of(&self, replica: &ConnectedReplica) -> bool {
+        match replica.uuid {
+            Some(uuid) => uuid == self.uuid,
+            None => replica.server_id == self.server_id,
         }
     }
 

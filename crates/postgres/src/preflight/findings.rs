@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tidemark_types::ByteSize;
+use tidemark_types::{ByteSize, Finding, Severity};
 
 use super::facts::ServerFacts;
-use super::finding::{Finding, Severity, Wanted};
 use super::monitor::WalStatus;
 use super::standby_names::names_standby;
+use super::wanted::Wanted;
 
 /// WAL format is known up to here.
 const NEWEST_KNOWN_MAJOR: u32 = 18;

@@ -4,13 +4,13 @@
 //! carries the statement that mends it, where one does.
 
 mod facts;
-mod finding;
 mod findings;
 mod monitor;
 mod standby_names;
+mod wanted;
 
 pub use facts::{RoleFacts, ServerFacts, Setting, TablespaceFact};
-pub use finding::{Finding, Severity, Wanted};
 pub use findings::findings;
 pub use monitor::{SlotStatus, SyncState, SyncStatus, WalStatus, WriterFacts};
 pub use standby_names::names_standby;
+pub use wanted::Wanted;

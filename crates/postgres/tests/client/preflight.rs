@@ -1,8 +1,9 @@
 //! Preflight on real servers: what is found, and that the remedies mend it.
 
 use tidemark_postgres::SqlClient;
-use tidemark_postgres::preflight::{Finding, ServerFacts, Severity, Wanted, findings};
+use tidemark_postgres::preflight::{ServerFacts, Wanted, findings};
 use tidemark_testkit::{PgVersion, PostgresServer};
+use tidemark_types::{Finding, Severity};
 
 use super::{block_on, conninfo};
 
