@@ -74,8 +74,8 @@ pub struct CheckArgs {
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// How to reach the server, such as postgresql://postgres@localhost/postgres (the password comes from PGPASSWORD,
-    /// a passfile or --password-file).
+    /// How to reach the server, such as postgresql://postgres@localhost/postgres or mysql://root@localhost (the password
+    /// comes from --password-file, PGPASSWORD or a passfile, MYSQL_PWD).
     #[arg(long)]
     pub url: String,
 
@@ -83,7 +83,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 
-    /// What to call the server; by default its cluster_name, else "main".
+    /// What to call the server; by default its cluster_name (PostgreSQL), else "main".
     #[arg(long)]
     pub name: Option<ServerName>,
 

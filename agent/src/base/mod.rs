@@ -16,7 +16,7 @@ pub mod host;
 mod intake;
 mod lanes;
 mod local;
-mod mysql;
+pub mod mysql;
 mod names;
 mod parent;
 mod plan;

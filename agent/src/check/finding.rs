@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use tidemark_types::Severity;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,6 +44,23 @@ impl Finding {
             level: Level::Good,
             text: text.into(),
             mend: None,
+        }
+    }
+
+    /// What a preflight found of a server.
+    pub fn of_server(subject: &str, finding: tidemark_types::Finding) -> Finding {
+        let level = match finding.severity {
+            Severity::Ok => Level::Good,
+            Severity::Note => Level::Note,
+            Severity::Warning => Level::Warning,
+            Severity::Error => Level::Error,
+        };
+        Finding {
+            subject: subject.to_owned(),
+            check: finding.subject.to_owned(),
+            level,
+            text: finding.message,
+            mend: finding.remedy,
         }
     }
 

@@ -3,8 +3,9 @@
 
 mod cost;
 mod finding;
+mod mysql;
+mod postgresql;
 mod repository;
-mod server;
 
 use tidemark_types::{ErrorClass, SystemClock, Timestamp};
 
@@ -40,16 +41,17 @@ async fn examine(settings: &Settings, servers: &[&Server]) -> Report {
     let is_usable = findings.iter().all(|finding| finding.level < Level::Error);
     for server in servers {
         let known = match is_usable {
-            true => repository::known_system_id(&settings.repository, &server.common().name).await,
+            true => repository::known(&settings.repository, &server.common().name).await,
             false => Ok(None),
         };
         let (known, finding) = match known {
             Ok(known) => (known, None),
             Err(finding) => (None, Some(finding)),
         };
-        if let Server::Postgresql(server) = server {
-            findings.extend(server::examine(server, known).await);
-        }
+        findings.extend(match server {
+            Server::Postgresql(server) => postgresql::examine(server, known.as_ref()).await,
+            Server::Mysql(server) => mysql::examine(server, known.as_ref()).await,
+        });
         findings.extend(finding);
         findings.extend(cost::estimate(&settings.repository, server));
     }

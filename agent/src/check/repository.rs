@@ -31,14 +31,19 @@ pub async fn examine(settings: &RepositorySettings, clock: &dyn Clock) -> Vec<Fi
     }
 }
 
-/// The system identifier that the repository knows under a server's name; `None` when it knows nothing of the name yet.
+/// Which server the repository knows under a name.
+pub struct Known {
+    /// `postgresql`, `mysql` or `mariadb`.
+    pub engine: String,
+    /// What the server calls itself.
+    pub system_id: String,
+}
+
+/// The server that the repository knows under a name; `None` when it knows nothing of the name yet.
 ///
 /// # Errors
 /// A finding, when what is stored of the server cannot be read.
-pub async fn known_system_id(
-    settings: &RepositorySettings,
-    server: &ServerName,
-) -> Result<Option<u64>, Finding> {
+pub async fn known(settings: &RepositorySettings, server: &ServerName) -> Result<Option<Known>, Finding> {
     let known = async {
         let storage = tidemark_storage::open(&settings.url, &settings.storage_options()).await?;
         let repository = match Repository::open(storage).await {
@@ -46,7 +51,10 @@ pub async fn known_system_id(
             opened => opened?,
         };
         let archive = repository.find_archive(server, None).await?;
-        anyhow::Ok(archive.and_then(|archive| archive.record().system_id.parse().ok()))
+        anyhow::Ok(archive.map(|archive| Known {
+            engine: archive.record().engine.clone(),
+            system_id: archive.record().system_id.clone(),
+        }))
     };
     known.await.map_err(|error| {
         let mend = "see what the object holds; objects of a repository are never changed by hand";

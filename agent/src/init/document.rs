@@ -6,10 +6,10 @@ use tidemark_types::ServerName;
 
 use super::survey::{DataDirectory, Survey};
 use crate::cli::InitArgs;
-use crate::config::default_slot;
+use crate::config::{Engine, default_slot};
 
-/// The role that the statements make when the one that looked is a superuser.
-const ROLE: &str = "tidemark";
+/// The account that the agent is to have.
+const ACCOUNT: &str = "tidemark";
 
 /// The configuration for what was seen.
 pub fn write(args: &InitArgs, survey: &Survey) -> String {
@@ -27,127 +27,157 @@ pub fn write(args: &InitArgs, survey: &Survey) -> String {
         quoted(&args.repository)
     );
     server(out, args, survey, &name);
-    out.push_str(
-        "\n[server.base_backup]\n# minute hour day month weekday, in UTC\nschedule = \"0 2 * * *\"\n# full_every = \
-         \"30d\"          # the others store only the pages that changed\n# level = 3                   # zstd, 1 \
-         to 19\n# jobs = 2                    # files read and compressed at once\n# verify_unchanged = \"1%\"     \
-         # pages called unchanged that are read all the same\n",
-    );
+    base_backup(out, survey);
     text
 }
 
 fn name_of(args: &InitArgs, survey: &Survey) -> String {
     match &args.name {
         Some(name) => name.to_string(),
-        None if survey.cluster_name.parse::<ServerName>().is_ok() => survey.cluster_name.clone(),
+        None if survey.name.parse::<ServerName>().is_ok() => survey.name.clone(),
         None => "main".to_owned(),
     }
 }
 
 fn head(out: &mut String, survey: &Survey) {
-    let kind = if survey.is_standby { ", a standby" } else { "" };
     let _ = write!(
         out,
-        "# Configuration of tidemark-agent for a PostgreSQL {}{kind}.\n# Try it: tidemark-agent check --config \
-         THIS-FILE\n",
-        survey.version
+        "# Configuration of tidemark-agent for {}.\n# Try it: tidemark-agent check --config THIS-FILE\n",
+        survey.title
     );
 }
 
 /// What the server still needs, as statements to run.
 fn statements(out: &mut String, survey: &Survey, name: &str) {
-    let mut lines = Vec::new();
-    if survey.is_superuser {
-        lines.extend(role_statements(survey.version.major()));
-    }
-    lines.extend(survey.remedies.iter().cloned());
+    let account = survey.account.iter().filter(|_| survey.administrator.is_some());
+    let lines: Vec<&String> = account.chain(&survey.remedies).collect();
     if lines.is_empty() {
         return;
     }
-    out.push_str("#\n# To be run on the server, as a superuser:\n#\n");
+    out.push_str("#\n# To be run on the server, by its administrator:\n#\n");
     for line in lines {
         let _ = writeln!(out, "#     {line}");
     }
-    let _ = write!(
-        out,
-        "#\n# and in pg_hba.conf a line for replication, such as\n#\n#     host  replication  {ROLE}  127.0.0.1/32  \
-         scram-sha-256\n#\n# The agent makes the replication slot {} itself.\n",
-        slot_of(name)
-    );
+    if survey.engine == Engine::Postgresql {
+        let _ = write!(
+            out,
+            "#\n# and in pg_hba.conf a line for replication, such as\n#\n#     host  replication  {ACCOUNT}  \
+             127.0.0.1/32  scram-sha-256\n#\n# The agent makes the replication slot {} itself.\n",
+            slot_of(name)
+        );
+    }
 }
 
 fn slot_of(name: &str) -> String {
     name.parse::<ServerName>()
-        .map_or_else(|_| ROLE.to_owned(), |name| default_slot(&name))
-}
-
-/// A role with no more rights than the agent uses. PostgreSQL 15 renamed the backup functions.
-fn role_statements(major: u32) -> Vec<String> {
-    let (start, stop) = match major {
-        15.. => ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"),
-        _ => (
-            "pg_start_backup(text, boolean, boolean)",
-            "pg_stop_backup(boolean, boolean)",
-        ),
-    };
-    let mut lines = vec![
-        format!("CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '...';"),
-        format!("GRANT pg_monitor TO {ROLE};                      -- settings, statistics, slots"),
-    ];
-    for function in [start, stop, "pg_switch_wal()", "pg_create_restore_point(text)"] {
-        lines.push(format!("GRANT EXECUTE ON FUNCTION {function} TO {ROLE};"));
-    }
-    lines
+        .map_or_else(|_| ACCOUNT.to_owned(), |name| default_slot(&name))
 }
 
 fn server(out: &mut String, args: &InitArgs, survey: &Survey, name: &str) {
     let _ = write!(
         out,
-        "\n[[server]]\n# names the server in the repository: keep it for the server's life\nname = {}\nengine = \
-         \"postgresql\"\n",
-        quoted(name)
+        "\n[[server]]\n# names the server in the repository: keep it for the server's life\nname = {}\nengine = {}\n",
+        quoted(name),
+        quoted(survey.engine.label())
     );
     let (url, had_password) = without_password(&args.url);
-    if survey.is_superuser {
-        let _ = writeln!(out, "# better as {ROLE}: {} is a superuser", survey.user);
+    if let Some(administrator) = &survey.administrator {
+        let _ = writeln!(out, "# better as {ACCOUNT}: {administrator} may do anything");
     }
     let _ = writeln!(out, "url = {}", quoted(&url));
-    match &args.password_file {
-        Some(file) => {
-            let _ = writeln!(out, "password_file = {}", quoted(&file.display().to_string()));
+    password(out, args, survey, had_password);
+    data_directory(out, survey);
+    out.push_str("# how long a commit may wait before it is shipped\nmax_lag = \"5s\"\n");
+    match survey.engine {
+        Engine::Postgresql => {
+            let _ = write!(
+                out,
+                "# slot = {}\n# synchronous = true         # commits wait for the repository: put the agent's \
+                 application_name\n#                            # into synchronous_standby_names\n# max_slot_retained \
+                 = \"64GiB\" # give the slot up past this: a gap instead of a full disk\n",
+                quoted(&slot_of(name))
+            );
         }
-        None if had_password => out.push_str(
-            "# the password was left out: put it into a file with mode 600, or into a passfile (~/.pgpass)\n# \
-             password_file = \"/etc/tidemark/password\"\n",
+        Engine::Mysql | Engine::Mariadb => out.push_str(
+            "# server_id = 4000000001     # the agent's number as a replica; chosen by default\n# semi_sync = true           \
+             # commits wait for the repository, by semi-synchronous replication:\n#                            # check says \
+             what the server needs for it\n",
         ),
-        None => out.push_str("# password_file = \"/etc/tidemark/password\"   # mode 600; or PGPASSWORD, or ~/.pgpass\n"),
     }
-    match &survey.data_directory {
+}
+
+fn password(out: &mut String, args: &InitArgs, survey: &Survey, had_password: bool) {
+    let elsewhere = match survey.engine {
+        Engine::Postgresql => "PGPASSWORD, or ~/.pgpass",
+        Engine::Mysql | Engine::Mariadb => "MYSQL_PWD",
+    };
+    let _ = match &args.password_file {
+        Some(file) => writeln!(out, "password_file = {}", quoted(&file.display().to_string())),
+        None if had_password => writeln!(
+            out,
+            "# the password was left out: put it into a file with mode 600, or into {elsewhere}\n# password_file = \
+             \"/etc/tidemark/password\""
+        ),
+        None => writeln!(
+            out,
+            "# password_file = \"/etc/tidemark/password\"   # mode 600; or {elsewhere}"
+        ),
+    };
+}
+
+fn data_directory(out: &mut String, survey: &Survey) {
+    // How base backups are taken with the directory at hand and without it, and where it is by default.
+    let (local, remote, example) = match survey.engine {
+        Engine::Postgresql => (
+            "base backups are read from here, in parallel",
+            "base backups come over the connection; they are faster when the agent can read this directory",
+            "/var/lib/postgresql/17/main",
+        ),
+        Engine::Mysql => (
+            "base backups are clones, made beside this directory",
+            "base backups are dumps; they are faster when the agent runs on the server's host and can clone this directory",
+            "/var/lib/mysql",
+        ),
+        Engine::Mariadb => (
+            "base backups are taken from here by mariadb-backup",
+            "base backups are dumps; they are faster when the agent runs on the server's host and mariadb-backup can read this \
+             directory",
+            "/var/lib/mysql",
+        ),
+    };
+    let _ = match &survey.data_directory {
         DataDirectory::Local(path) => {
             let path = quoted(&path.display().to_string());
-            let _ = writeln!(out, "# base backups are read from here, in parallel\ndata_directory = {path}");
+            writeln!(out, "# {local}\ndata_directory = {path}")
         }
         DataDirectory::NotHere { path, why } => {
             let path = quoted(&path.display().to_string());
-            let _ = write!(
-                out,
-                "# base backups come over the connection; they are faster when the agent can read this directory\n# \
-                 ({why})\n# data_directory = {path}\n"
-            );
+            writeln!(out, "# {remote}\n# ({why})\n# data_directory = {path}")
         }
-        DataDirectory::Hidden => out.push_str(
-            "# base backups come over the connection; name the directory if the agent runs on the server's host\n# \
-             data_directory = \"/var/lib/postgresql/17/main\"\n",
-        ),
-    }
-    let _ = write!(
-        out,
-        "# how long a commit may wait before it is shipped\nmax_lag = \"5s\"\n# slot = {}\n# synchronous = true         \
-         # commits wait for the repository: put the agent's application_name\n#                            # into \
-         synchronous_standby_names\n# max_slot_retained = \"64GiB\" # give the slot up past this: a gap instead of a \
-         full disk\n",
-        quoted(&slot_of(name))
+        DataDirectory::Hidden => {
+            writeln!(out, "# {remote}\n# data_directory = {}", quoted(example))
+        }
+    };
+}
+
+fn base_backup(out: &mut String, survey: &Survey) {
+    out.push_str(
+        "\n[server.base_backup]\n# minute hour day month weekday, in UTC\nschedule = \"0 2 * * *\"\n# full_every = \
+         \"30d\"          # the others store only the pages that changed\n# level = 3                   # zstd, 1 \
+         to 19\n# jobs = 2                    # files read and compressed at once\n",
     );
+    out.push_str(match survey.engine {
+        Engine::Postgresql => {
+            "# verify_unchanged = \"1%\"     # pages called unchanged that are read all the same\n"
+        }
+        Engine::Mysql => {
+            "# method = \"clone\"            # by the clone plugin, while every table is InnoDB\n# scratch_directory = \
+             \"/var/lib/tidemark-clone\"   # where a clone is made; needs room for the data\n"
+        }
+        Engine::Mariadb => {
+            "# method = \"mariadb-backup\"\n# program = \"/usr/bin/mariadb-backup\"   # of the server's series\n"
+        }
+    });
 }
 
 /// The URL without its password, and whether there was one.
@@ -187,7 +217,6 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use std::path::PathBuf;
-    use tidemark_postgres::ServerVersion;
 
     fn args(url: &str) -> InitArgs {
         InitArgs {
@@ -199,48 +228,95 @@ mod tests {
         }
     }
 
-    fn survey() -> Survey {
+    fn survey(engine: Engine) -> Survey {
         Survey {
-            version: ServerVersion(140_011),
-            user: "postgres".to_owned(),
-            is_superuser: true,
-            is_standby: false,
-            cluster_name: "14/main".to_owned(),
+            engine,
+            title: "Database 14.11".to_owned(),
+            name: "14/main".to_owned(),
+            administrator: Some("root".to_owned()),
+            account: vec!["CREATE ROLE tidemark;".to_owned()],
             data_directory: DataDirectory::Local(PathBuf::from("/data")),
             remedies: vec!["ALTER SYSTEM SET wal_level = 'replica'; -- then restart the server".to_owned()],
         }
     }
 
+    const ENGINES: [(Engine, &str); 3] = [
+        (Engine::Postgresql, "postgresql://postgres@localhost/postgres"),
+        (Engine::Mysql, "mysql://root@localhost"),
+        (
+            Engine::Mariadb,
+            "mysql://root@localhost/?socket=/run/mysqld/mysqld.sock",
+        ),
+    ];
+
     #[test]
     fn what_is_written_is_a_good_configuration() {
-        let text = write(&args("postgresql://postgres@localhost/postgres"), &survey());
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("agent.toml");
-        std::fs::write(&file, &text).unwrap();
-        let loaded = crate::config::load(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!(loaded.warnings, []);
-        let server = &loaded.settings.servers[0];
-        assert_eq!(
-            server.common().name.as_str(),
-            "main",
-            "a cluster_name with a slash cannot name a server"
-        );
-        assert_eq!(server.common().data_directory, Some(PathBuf::from("/data")));
+        for (engine, url) in ENGINES {
+            let text = write(&args(url), &survey(engine));
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("agent.toml");
+            std::fs::write(&file, &text).unwrap();
+            let loaded = crate::config::load(&file).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            assert_eq!(loaded.warnings, []);
+            let server = loaded.settings.servers[0].common();
+            assert_eq!(server.engine, engine);
+            let name = server.name.as_str();
+            assert_eq!(name, "main", "a name with a slash cannot name a server");
+            assert_eq!(server.data_directory, Some(PathBuf::from("/data")));
+        }
+    }
+
+    /// What stands there as a comment is right, too.
+    #[test]
+    fn every_key_in_a_comment_is_one() {
+        for (engine, url) in ENGINES {
+            let text = write(&args(url), &survey(engine));
+            let is_key = |line: &&str| line.contains(" = ") && !line.starts_with("#     ");
+            let uncommented: Vec<&str> = text
+                .lines()
+                .filter(is_key)
+                .map(|line| line.strip_prefix("# ").unwrap_or(line))
+                .collect();
+            let server = uncommented
+                .iter()
+                .position(|line| line.starts_with("name ="))
+                .unwrap();
+            let base_backup = uncommented
+                .iter()
+                .position(|line| line.starts_with("schedule ="))
+                .unwrap();
+            let text = format!(
+                "[repository]\nurl = \"file:///r\"\n[[server]]\n{}\n[server.base_backup]\n{}\n",
+                uncommented[server..base_backup].join("\n"),
+                uncommented[base_backup..].join("\n")
+            );
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("agent.toml");
+            std::fs::write(&file, &text).unwrap();
+            if let Err(error) = crate::config::load(&file) {
+                // The password's file, and nothing else, is one that must be there.
+                let problems = error.to_string();
+                let wrong = problems.lines().filter(|line| !line.contains("password_file"));
+                assert_eq!(wrong.collect::<Vec<_>>(), [""; 0], "{text}");
+            }
+        }
     }
 
     #[test]
-    fn the_statements_suit_the_version_and_what_is_missing() {
-        let text = write(&args("postgresql://postgres@localhost/postgres"), &survey());
-        assert!(
-            text.contains("GRANT EXECUTE ON FUNCTION pg_start_backup(text, boolean, boolean) TO tidemark;")
-        );
-        assert!(text.contains("ALTER SYSTEM SET wal_level = 'replica';"));
+    fn the_statements_are_those_that_are_missing() {
+        let url = "postgresql://postgres@localhost/postgres";
+        let text = write(&args(url), &survey(Engine::Postgresql));
+        assert!(text.contains("#     CREATE ROLE tidemark;\n#     ALTER SYSTEM SET wal_level = 'replica';"));
+        assert!(text.contains("pg_hba.conf"));
+        let text = write(&args("mysql://root@localhost"), &survey(Engine::Mysql));
+        assert!(text.contains("#     CREATE ROLE tidemark;"));
+        assert!(!text.contains("pg_hba.conf"), "{text}");
         let ready = Survey {
-            is_superuser: false,
+            administrator: None,
             remedies: Vec::new(),
-            ..survey()
+            ..survey(Engine::Postgresql)
         };
-        let text = write(&args("postgresql://tidemark@localhost/postgres"), &ready);
+        let text = write(&args(url), &ready);
         assert!(!text.contains("To be run on the server"), "{text}");
     }
 

@@ -10,8 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
-use tidemark_postgres::{ConnInfo, Environment};
-use tidemark_types::{ErrorClass, Secret};
+use tidemark_types::ErrorClass;
 
 use crate::cli::InitArgs;
 use crate::exit::Failure;
@@ -22,7 +21,7 @@ use crate::exit::Failure;
 /// When the server cannot be reached, or the file is already there.
 pub async fn command(args: &InitArgs) -> anyhow::Result<()> {
     refuse_existing(args.output.as_deref())?;
-    let survey = survey::look(&connect_info(args)?).await?;
+    let survey = survey::look(args).await?;
     let text = document::write(args, &survey);
     match &args.output {
         None => std::io::stdout()
@@ -38,22 +37,6 @@ pub async fn command(args: &InitArgs) -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-fn connect_info(args: &InitArgs) -> anyhow::Result<ConnInfo> {
-    let info = ConnInfo::parse(&args.url, &Environment::of_process())
-        .map_err(|error| Failure::new(ErrorClass::Config, format!("--url: {error}")))?
-        .with_application_name("tidemark-agent init");
-    let Some(file) = &args.password_file else {
-        return Ok(info);
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Failure::new(
-            ErrorClass::Config,
-            format!("read --password-file {}: {error}", file.display()),
-        )
-    })?;
-    Ok(info.with_password(Secret::new(text.lines().next().unwrap_or_default())))
 }
 
 /// Says so before a server is bothered; the write itself makes sure.

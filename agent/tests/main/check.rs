@@ -1,7 +1,9 @@
 use std::fs;
 use std::time::Duration;
 
-use tidemark_testkit::{Agent, PgVersion, PostgresServer, StopMode, TestRepository, wait_for};
+use tidemark_testkit::{
+    Agent, MysqlServer, MysqlVersion, PgVersion, PostgresServer, StopMode, TestRepository, wait_for,
+};
 
 use crate::command::agent;
 
@@ -127,4 +129,195 @@ fn a_server_that_is_not_the_one_of_the_repository_is_an_error_until_it_is_adopte
 
     agent.run("adopt", &["--server", "shop"]).expect_success();
     agent.run("check", &[]).expect_success();
+}
+
+/// A server set up as it should be, but for what `lines` say.
+fn mysql(version: MysqlVersion, lines: &[&str]) -> MysqlServer {
+    let server = MysqlServer::builder(version)
+        .options(&["sync_binlog = 1", "innodb_flush_log_at_trx_commit = 1"])
+        .options(lines)
+        .account("tidemark", "sesame", "SELECT, RELOAD, PROCESS, LOCK TABLES")
+        .start();
+    if !version.is_mariadb() {
+        server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'; GRANT BACKUP_ADMIN ON *.* TO tidemark");
+    }
+    server
+}
+
+/// A configuration for it, with the account `tidemark` over TCP.
+fn mysql_configuration(directory: &std::path::Path, server: &MysqlServer, engine: &str) -> String {
+    let (file, password) = (directory.join("agent.toml"), directory.join("password"));
+    let repository = directory.join("repository");
+    let program = server.version().prefix().join("usr/bin/mariadb-backup");
+    let program = match engine {
+        "mariadb" => format!("[server.base_backup]\nprogram = \"{}\"\n", program.display()),
+        _ => String::new(),
+    };
+    let text = format!(
+        "[repository]\nurl = \"file://{}\"\n[[server]]\nname = \"shop\"\nengine = \"{engine}\"\nurl = \"{}\"\n\
+         password_file = \"{}\"\n{program}",
+        repository.display(),
+        server.url_as("tidemark"),
+        password.display()
+    );
+    fs::create_dir_all(repository).unwrap();
+    fs::write(&password, "sesame\n").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(&password, private).unwrap();
+    fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn mysql_and_mariadb_are_looked_at_and_mended() {
+    for (version, engine) in [
+        (MysqlVersion::Mysql97, "mysql"),
+        (MysqlVersion::MariaDb1011, "mariadb"),
+        (MysqlVersion::MariaDb118, "mariadb"),
+    ] {
+        let server = mysql(version, &["binlog_format = STATEMENT"]);
+        let directory = tempfile::tempdir().unwrap();
+        let config = mysql_configuration(directory.path(), &server, engine);
+        let found = agent(&["check", "--config", &config]);
+        assert_eq!(found.code, Some(2), "{version}: {}{}", found.stdout, found.stderr);
+        assert!(
+            found.stdout.contains("✓ shop        connection"),
+            "{version}: {}",
+            found.stdout
+        );
+        assert!(
+            found.stdout.contains("✗ shop        replication"),
+            "{version}: {}",
+            found.stdout
+        );
+        assert!(
+            found.stdout.contains("GRANT REPLICATION SLAVE, "),
+            "{version}: {}",
+            found.stdout
+        );
+        for line in found
+            .stdout
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("→ "))
+        {
+            // Statements, and advice.
+            if ["GRANT", "SET", "ALTER"]
+                .iter()
+                .any(|word| line.starts_with(word))
+            {
+                server.sql(line);
+            }
+        }
+        let found = agent(&["check", "--config", &config]);
+        assert_eq!(found.code, Some(0), "{version}: {}{}", found.stdout, found.stderr);
+        for well in ["replication", "binlog_format", "base backups"] {
+            assert!(
+                found.stdout.contains(&format!("✓ shop        {well}")),
+                "{version}: {}",
+                found.stdout
+            );
+        }
+        assert!(!found.stdout.contains("! shop"), "{version}: {}", found.stdout);
+        // Looking leaves nothing behind.
+        wait_for("the dump that was tried to end", Duration::from_secs(60), || {
+            let dumps =
+                "SELECT COUNT(*) FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'";
+            server.sql(dumps) == "0"
+        });
+    }
+}
+
+#[test]
+fn a_server_of_another_engine_or_password_is_a_finding() {
+    let server = mysql(MysqlVersion::MariaDb118, &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = mysql_configuration(directory.path(), &server, "mysql");
+    let found = agent(&["check", "--config", &config]);
+    assert_eq!(found.code, Some(2), "{}", found.stdout);
+    assert!(
+        found
+            .stdout
+            .contains("is MariaDB, and the configuration says mysql"),
+        "{}",
+        found.stdout
+    );
+    assert!(found.stdout.contains("→ correct its engine"), "{}", found.stdout);
+    fs::write(directory.path().join("password"), "wrong\n").unwrap();
+    let found = agent(&["check", "--config", &config]);
+    assert!(found.stdout.contains("Access denied"), "{}", found.stdout);
+    assert!(!found.stdout.contains("wrong"), "{}", found.stdout);
+}
+
+#[test]
+fn semi_synchronous_mode_is_looked_at() {
+    let server = mysql(MysqlVersion::Mysql97, &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = mysql_configuration(directory.path(), &server, "mysql");
+    fs::write(
+        &config,
+        fs::read_to_string(&config).unwrap() + "semi_sync = true\n",
+    )
+    .unwrap();
+    let found = agent(&["check", "--config", &config, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let semi_sync = findings
+        .iter()
+        .find(|finding| finding["check"] == "semi-sync")
+        .unwrap();
+    assert_eq!(semi_sync["level"], "error");
+    assert!(
+        semi_sync["mend"]
+            .as_str()
+            .unwrap()
+            .contains("INSTALL PLUGIN rpl_semi_sync_source")
+    );
+}
+
+#[test]
+fn another_mysql_server_under_the_name_is_an_error() {
+    let first = mysql(MysqlVersion::Mysql97, &[]);
+    let second = mysql(MysqlVersion::Mysql97, &[]);
+    for server in [&first, &second] {
+        server.sql("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO tidemark");
+    }
+    let repository = TestRepository::file();
+    let configured = |server: &MysqlServer| {
+        let socket = server.socket();
+        format!("url = \"mysql://root@localhost/?socket={}\"", socket.display())
+    };
+    let agent = Agent::builder(&repository)
+        .postgres("shop", "postgresql://u@h/d", "")
+        .create();
+    let text = fs::read_to_string(agent.config_path()).unwrap();
+    let text = text.replace("\"postgresql\"", "\"mysql\"");
+    let with = |server: &MysqlServer| text.replace("url = \"postgresql://u@h/d\"", &configured(server));
+    fs::write(agent.config_path(), with(&first)).unwrap();
+    agent.run("check", &[]).expect_success();
+    agent.start();
+    wait_for("streaming", Duration::from_secs(60), || {
+        let streaming = [("state", "streaming")];
+        agent.metrics().values("tidemark_pipeline_state", &streaming) == [1.0]
+    });
+    agent.run("check", &[]).expect_success();
+    agent.terminate(Duration::from_secs(60));
+    fs::write(agent.config_path(), with(&second)).unwrap();
+    let refused = agent.run("check", &[]);
+    assert_eq!(
+        refused.status.code(),
+        Some(2),
+        "{}{}",
+        refused.stdout,
+        refused.stderr
+    );
+    assert!(
+        refused.stdout.contains("✗ shop        server identity"),
+        "{}",
+        refused.stdout
+    );
+    assert!(
+        refused.stdout.contains("tidemark-agent adopt"),
+        "{}",
+        refused.stdout
+    );
 }

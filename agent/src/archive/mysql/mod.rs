@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tidemark_mysql::archive::BranchEnd;
 use tidemark_mysql::binlog::BinlogOffset;
-use tidemark_mysql::client::{BinlogStream, ReplicaIdentity};
+use tidemark_mysql::client::BinlogStream;
 use tidemark_mysql::replication::{DumpRequest, Replica};
 use tidemark_repository::base::BackupHeader;
 use tidemark_repository::{Archive, Branch, GapRecord, LogPosition};
@@ -25,12 +25,11 @@ use self::follow::Follower;
 use self::intake::Intake;
 use self::marks::BinlogMarks;
 use self::prove::holds_file;
-use self::source::Source;
+use self::source::{Source, replica_identity};
 use self::start::{Anew, Begin, Start, Stored, decide};
 use super::lease_keeper::{LeaseKeeper, Marks};
 use super::shipper::{Cadence, Shipper};
 use super::{LAST_MARK_MAX, LogPipeline, LogTask, Next, backups, give_up, is_open};
-use crate::base::host;
 use crate::config::MysqlSettings;
 use crate::exit::{Failure, class_of};
 
@@ -302,8 +301,7 @@ impl BinlogPipeline {
 
     /// Asks for the stream.
     async fn start(&self, source: &mut Source, start: Start) -> anyhow::Result<Begun> {
-        let identity =
-            ReplicaIdentity::new(&format!("{} on {}", self.settings.server.name, host::host_name()));
+        let identity = replica_identity(&self.settings);
         let server_id = match self.settings.server_id {
             Some(server_id) => server_id,
             None => source.sql.unused_server_id(&identity).await?,

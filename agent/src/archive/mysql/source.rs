@@ -2,7 +2,7 @@
 
 use tidemark_mysql::archive::BinlogBranch;
 use tidemark_mysql::binlog::Flavor;
-use tidemark_mysql::client::{ConnectOptions, ServerFacts, Sql};
+use tidemark_mysql::client::{ConnectOptions, ReplicaIdentity, ServerFacts, Sql};
 use tidemark_repository::base::BackupHeader;
 use tidemark_repository::log::run_to_continue;
 use tidemark_repository::{Archive, Branch, NewServer, Repository};
@@ -10,6 +10,7 @@ use tidemark_types::{BinlogBasename, Clock, ErrorClass, Generation, LogFiles, Sy
 
 use super::start::{Anew, ServerFiles, Stored};
 use crate::archive::adopt_hint;
+use crate::base::host;
 use crate::config::{MysqlSettings, ServerSettings};
 use crate::exit::Failure;
 
@@ -21,7 +22,7 @@ pub struct Source {
     pub options: ConnectOptions,
     /// What does not change while it runs.
     pub facts: ServerFacts,
-    /// Which server it is: MySQL's `server_uuid`; of MariaDB, which has none that lasts, `server_id` and `server_uid`.
+    /// Which server it is: [`ServerFacts::identity`].
     pub identity: String,
     /// What the names of its binlog files begin with.
     pub basename: BinlogBasename,
@@ -50,20 +51,11 @@ impl Source {
                 )
                 .hint("set log_bin in its option file and restart it")
             })?;
-        let identity = match &facts.uuid {
-            Some(uuid) => uuid.to_string(),
-            None => {
-                let row = sql
-                    .query_one("ask who the server is", "SELECT @@server_uid AS uid")
-                    .await?;
-                format!("{}/{}", facts.server_id, row.text("uid").unwrap_or_default())
-            }
-        };
         Ok(Source {
             sql,
             options,
+            identity: facts.identity(),
             facts,
-            identity,
             basename,
         })
     }
@@ -238,7 +230,16 @@ pub async fn read_branch(archive: &Archive, branch: Branch) -> anyhow::Result<Bi
     })
 }
 
-fn check_engine(settings: &MysqlSettings, found: Flavor) -> Result<(), Failure> {
+/// Who the agent is to the server: the same for every run on this host.
+pub fn replica_identity(settings: &MysqlSettings) -> ReplicaIdentity {
+    ReplicaIdentity::new(&format!("{} on {}", settings.server.name, host::host_name()))
+}
+
+/// Refuses a server that is not of the configured engine.
+///
+/// # Errors
+/// `Config`, with what to do.
+pub fn check_engine(settings: &MysqlSettings, found: Flavor) -> Result<(), Failure> {
     if settings.flavor == found {
         return Ok(());
     }

@@ -1,9 +1,9 @@
 //! Base backups of MySQL and MariaDB: by which way, over which parent, and where in the log they belong.
 //!
-//! Every way ends in a stream of files that [`receive`] takes in; only pages that the parent does not have are stored.
+//! Every way ends in a stream of files that [`receive()`] takes in; only pages that the parent does not have are stored.
 
 mod receive;
-mod survey;
+pub mod survey;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! Finds out by which way a server's base backups are taken.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use tidemark_mysql::basebackup::{
@@ -37,6 +38,26 @@ pub enum Way {
         /// The program.
         program: BackupProgram,
     },
+}
+
+/// For people.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Clone {
+                data_directory,
+                scratch,
+            } => write!(
+                f,
+                "clones of {}, made in {}",
+                data_directory.display(),
+                scratch.display()
+            ),
+            Way::Program { data_directory, .. } => {
+                write!(f, "copies of {} by mariadb-backup", data_directory.display())
+            }
+        }
+    }
 }
 
 /// Looks at the server.

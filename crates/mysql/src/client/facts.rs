@@ -1,9 +1,11 @@
 //! What a source says of itself and its log: what streaming, preflight and backups go by.
 
+use std::collections::BTreeMap;
+
 use tidemark_types::{ErrorClass, Timestamp};
 
 use super::greeting::ServerVersion;
-use super::sql::Sql;
+use super::sql::{Sql, quote};
 use super::text_result::Row;
 use crate::binlog::{BinlogOffset, Flavor};
 use crate::error::MysqlError;
@@ -18,12 +20,25 @@ pub struct ServerFacts {
     pub server_id: u32,
     /// MySQL: what it calls itself. MariaDB has nothing that lasts.
     pub uuid: Option<ServerUuid>,
+    /// MariaDB: `server_uid`, made of its host's network address and its port. Older versions have none.
+    pub uid: Option<String>,
     /// Whether it writes a binlog.
     pub log_bin: bool,
     /// The directory and common beginning of its binlog files, `/var/lib/mysql/bin`, while it writes any.
     pub log_bin_basename: Option<String>,
     /// `gtid_mode`, of MySQL: OFF, OFF_PERMISSIVE, ON_PERMISSIVE or ON.
     pub gtid_mode: Option<String>,
+}
+
+impl ServerFacts {
+    /// Which server it is, as far as it tells: MySQL's `server_uuid`; of MariaDB, which has none that lasts, `server_id` and
+    /// `server_uid`.
+    pub fn identity(&self) -> String {
+        match self.uuid {
+            Some(uuid) => uuid.to_string(),
+            None => format!("{}/{}", self.server_id, self.uid.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// Which transactions a server has.
@@ -80,28 +95,49 @@ impl Sql {
     /// # Errors
     /// As [`Sql::query`], and [`MysqlError::Result`].
     pub async fn server_facts(&mut self) -> Result<ServerFacts, MysqlError> {
-        let operation = "read the server's settings";
-        let of_flavor = match self.flavor() {
-            Flavor::MySql => "@@GLOBAL.server_uuid AS uuid, @@GLOBAL.gtid_mode AS gtid_mode",
-            Flavor::MariaDb => "NULL AS uuid, NULL AS gtid_mode",
-        };
-        let statement = format!(
-            "SELECT @@GLOBAL.server_id AS server_id, @@GLOBAL.log_bin AS log_bin, \
-             @@GLOBAL.log_bin_basename AS log_bin_basename, {of_flavor}"
-        );
-        let row = self.query_one(operation, &statement).await?;
-        let uuid = match row.text("uuid") {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|error| unusable(operation, &error))?),
-        };
+        let names = [
+            "gtid_mode",
+            "log_bin",
+            "log_bin_basename",
+            "server_id",
+            "server_uid",
+            "server_uuid",
+        ];
+        let mut settings = self.settings(&names).await?;
+        // What is empty is not set.
+        let mut take = |name: &str| settings.remove(name).filter(|value| !value.is_empty());
+        let unusable = |name: &str| unusable("read the server's settings", &format!("{name} makes no sense"));
+        let uuid = take("server_uuid").map(|text| text.parse().map_err(|_| unusable("server_uuid")));
         Ok(ServerFacts {
             version: self.version().clone(),
-            server_id: number(operation, &row, "server_id")?,
-            uuid,
-            log_bin: row.text("log_bin") == Some("1"),
-            log_bin_basename: row.text("log_bin_basename").map(str::to_owned),
-            gtid_mode: row.text("gtid_mode").map(str::to_owned),
+            server_id: take("server_id")
+                .and_then(|number| number.parse().ok())
+                .ok_or_else(|| unusable("server_id"))?,
+            uuid: uuid.transpose()?,
+            uid: take("server_uid"),
+            log_bin: take("log_bin").as_deref() == Some("ON"),
+            log_bin_basename: take("log_bin_basename"),
+            gtid_mode: take("gtid_mode"),
         })
+    }
+
+    /// Reads settings by their names, which come out in lower case. Those that the server does not know are absent. Any account
+    /// may.
+    ///
+    /// # Errors
+    /// As [`Sql::query`].
+    pub async fn settings(&mut self, names: &[&str]) -> Result<BTreeMap<String, String>, MysqlError> {
+        let quoted: Vec<String> = names.iter().map(|name| quote(name)).collect();
+        let statement = format!(
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ({})",
+            quoted.join(", ")
+        );
+        let rows = self.query("read the server's settings", &statement).await?;
+        let setting = |row: &Row| {
+            let name = row.text("Variable_name")?.to_ascii_lowercase();
+            Some((name, row.text("Value").unwrap_or_default().to_owned()))
+        };
+        Ok(rows.iter().filter_map(setting).collect())
     }
 
     /// Reads the GTIDs of a server. Any account may.

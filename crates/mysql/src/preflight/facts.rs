@@ -112,7 +112,7 @@ impl SourceFacts {
         let account = sql
             .query_one("ask who we are", "SELECT CURRENT_USER() AS account")
             .await?;
-        let settings = settings(sql).await?;
+        let settings = sql.settings(&SETTINGS).await?;
         let before = SystemClock.now();
         let log_end = seen(sql.log_end().await)?;
         let clock_uncertainty = SystemClock.now().since(before);
@@ -175,17 +175,6 @@ fn quoted_account(account: &str) -> String {
     let (user, host) = account.rsplit_once('@').unwrap_or((account, "%"));
     let quote = crate::client::quote;
     format!("{}@{}", quote(user), quote(host))
-}
-
-async fn settings(sql: &mut Sql) -> Result<BTreeMap<String, String>, MysqlError> {
-    let names = SETTINGS.map(crate::client::quote).join(", ");
-    let statement = format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})");
-    let rows = sql.query("read the server's settings", &statement).await?;
-    let setting = |row: &Row| {
-        let name = row.text("Variable_name")?.to_ascii_lowercase();
-        Some((name, row.text("Value").unwrap_or_default().to_owned()))
-    };
-    Ok(rows.iter().filter_map(setting).collect())
 }
 
 async fn plugins(sql: &mut Sql) -> Result<BTreeSet<String>, MysqlError> {

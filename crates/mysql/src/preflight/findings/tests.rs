@@ -57,6 +57,7 @@ fn sound(flavor: Flavor) -> SourceFacts {
             },
             server_id: 1,
             uuid: None,
+            uid: None,
             log_bin: true,
             log_bin_basename: Some("/data/bin".to_owned()),
             gtid_mode: None,

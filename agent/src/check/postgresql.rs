@@ -1,17 +1,18 @@
-//! One server: can it be reached, is everything granted and set, and can its files be read.
+//! One PostgreSQL server: can it be reached, is everything granted and set, and can its files be read.
 
 use std::path::Path;
 
 use tidemark_postgres::control_file::ControlFile;
-use tidemark_postgres::preflight::{self, ServerFacts, Severity, Wanted};
+use tidemark_postgres::preflight::{self, ServerFacts, Wanted};
 use tidemark_postgres::{PostgresError, ReplicationClient, SqlClient};
 
-use super::finding::{Finding, Level};
+use super::finding::Finding;
+use super::repository::Known;
 use crate::config::PostgresqlSettings;
 use crate::exit;
 
-/// Looks at a server, of which the repository knows this system identifier.
-pub async fn examine(settings: &PostgresqlSettings, system_id: Option<u64>) -> Vec<Finding> {
+/// Looks at a server, of which the repository knows this.
+pub async fn examine(settings: &PostgresqlSettings, known: Option<&Known>) -> Vec<Finding> {
     let subject = settings.server.name.as_str();
     let facts = match ask(settings).await {
         Ok(facts) => facts,
@@ -34,11 +35,15 @@ pub async fn examine(settings: &PostgresqlSettings, system_id: Option<u64>) -> V
         findings.push(replication(settings).await);
     }
     let wanted = Wanted {
-        system_id,
+        system_id: known.and_then(|known| known.system_id.parse().ok()),
         ..wanted(settings)
     };
     let judged = preflight::findings(&facts, &wanted);
-    findings.extend(judged.into_iter().map(|finding| translate(subject, finding)));
+    findings.extend(
+        judged
+            .into_iter()
+            .map(|finding| Finding::of_server(subject, finding)),
+    );
     if let Some(directory) = &settings.server.data_directory {
         findings.push(own_files(subject, directory, facts.system_id));
     }
@@ -87,22 +92,6 @@ fn wanted(settings: &PostgresqlSettings) -> Wanted {
         system_id: None,
         // The configuration warns of one when it is read, and can tell it from a reference to the environment.
         password_in_url: false,
-    }
-}
-
-fn translate(subject: &str, finding: preflight::Finding) -> Finding {
-    let level = match finding.severity {
-        Severity::Ok => Level::Good,
-        Severity::Note => Level::Note,
-        Severity::Warning => Level::Warning,
-        Severity::Error => Level::Error,
-    };
-    Finding {
-        subject: subject.to_owned(),
-        check: finding.subject.to_owned(),
-        level,
-        text: finding.message,
-        mend: finding.remedy,
     }
 }
 
