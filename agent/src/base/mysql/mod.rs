@@ -23,6 +23,7 @@ use self::survey::{Survey, Way};
 use super::durable::LogWriter;
 use super::parent::newest;
 use super::take::{Copied, Job, Source, Taken, attempt, distrust};
+use crate::archive::mysql::source::Source as LogSource;
 use crate::config::MysqlSettings;
 use crate::exit::Failure;
 use crate::schedule::BackupKind;
@@ -105,10 +106,10 @@ impl Dataset<'_> {
         writer: &mut BackupWriter,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Copied> {
-        let options = self.settings.connect_options()?;
-        let mut sql = Sql::connect(&options).await?;
-        let server = ServerDescription::query(&mut sql, self.survey.way.is_local()).await?;
-        let branch = branch(job, &server).await?;
+        let mut source = LogSource::connect(self.settings).await?;
+        let branch = branch(job, &source).await?;
+        let server = ServerDescription::query(&mut source.sql, self.survey.way.is_local()).await?;
+        let (sql, options) = (source.sql, source.options);
         let method = self.survey.way.method();
         tracing::info!(backup = %writer.backup(), method = method.label(), "base backup runs");
         let stored = match &self.survey.way {
@@ -226,7 +227,7 @@ impl Dataset<'_> {
 }
 
 /// The branch that the server's log is being stored on.
-async fn branch(job: &Job, server: &ServerDescription) -> anyhow::Result<Branch> {
+async fn branch(job: &Job, source: &LogSource) -> anyhow::Result<Branch> {
     let current = match &job.log {
         LogWriter::Here(state) => state.update(|facts| facts.branch),
         LogWriter::Elsewhere => job.archive.branches().await?.into_iter().max(),
@@ -244,16 +245,13 @@ async fn branch(job: &Job, server: &ServerDescription) -> anyhow::Result<Branch>
         .read_branch_file(branch, BinlogBranch::FILE_NAME)
         .await?;
     let record: BinlogBranch = serde_json::from_slice(&record.ok_or_else(not_stored)?)?;
-    let id = server
-        .server_uuid
-        .clone()
-        .unwrap_or_else(|| server.server_id.to_string());
-    if record.server == id && record.basename == server.binlog_basename {
+    let (identity, basename) = (&source.identity, source.basename.as_str());
+    if record.server == *identity && record.basename == basename {
         return Ok(branch);
     }
     let message = format!(
-        "the log of {name} is stored of server {} ({}.*), and server {id} ({}.*) answers",
-        record.server, record.basename, server.binlog_basename
+        "the log of {name} is stored of server {} ({}.*), and server {identity} ({basename}.*) answers",
+        record.server, record.basename
     );
     Err(Failure::new(ErrorClass::Transient, message)
         .hint("after a failover this passes when the agent has followed it")

@@ -74,16 +74,15 @@ impl Fixture {
         let (_, archive) = crate::testing::shop(MemoryStorage::new(), 1 << 24).await;
         let state = ServerState::for_tests("shop");
         state.update(|facts| facts.branch = Some(Branch(3)));
-        let mut sql = Sql::connect(&ConnectOptions::socket(server.socket(), "root"))
-            .await
-            .unwrap();
-        let facts = sql.server_facts().await.unwrap();
+        let settings = crate::config::server_of(&text);
+        let Server::Mysql(mysql) = &settings else {
+            panic!("no PostgreSQL here")
+        };
+        let source = LogSource::connect(mysql).await.unwrap();
         let record = BinlogBranch {
             basename: "bin".to_owned(),
-            flavor: sql.flavor(),
-            server: facts
-                .uuid
-                .map_or(facts.server_id.to_string(), |uuid| uuid.to_string()),
+            flavor: source.sql.flavor(),
+            server: source.identity,
             first_file: 1,
             reason: String::new(),
             follows: None,
@@ -97,7 +96,7 @@ impl Fixture {
             server,
             archive,
             state,
-            settings: crate::config::server_of(&text),
+            settings,
             _home: home,
         }
     }

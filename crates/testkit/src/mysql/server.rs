@@ -107,6 +107,11 @@ impl MysqlServer {
         format!("mysql://{user}@127.0.0.1:{}", self.port())
     }
 
+    /// A URL over the unix socket, as root.
+    pub fn root_url(&self) -> String {
+        format!("mysql://root@localhost/?socket={}", self.socket().display())
+    }
+
     /// Starts it and waits until it answers. Panics, with the end of its log, when it does not.
     #[track_caller]
     pub fn start(&self) {

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB from end to end, on real servers: what is stored of the binlog, whatever is killed on the way. Both
 //! programs are run as they were built, from outside.
 
+mod base;
 mod files;
 mod forks;
 mod protected;

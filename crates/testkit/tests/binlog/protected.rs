@@ -39,7 +39,15 @@ pub fn server(version: MysqlVersion) -> MysqlBuilder {
 
 /// An agent for `server` that ships at once. `settings` are further lines of the server's section.
 pub fn agent_for(repository: &TestRepository, server: &MysqlServer, settings: &str) -> AgentBuilder {
-    let settings = format!("max_lag = \"50ms\"\nheartbeat = \"1s\"\n{settings}");
+    let method = if server.version().is_mariadb() {
+        let program = server.version().prefix().join("usr/bin/mariadb-backup");
+        format!("program = \"{}\"", program.display())
+    } else {
+        server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'");
+        String::new()
+    };
+    let settings =
+        format!("max_lag = \"50ms\"\nheartbeat = \"1s\"\n{settings}[server.base_backup]\n{method}\n");
     Agent::builder(repository)
         .mysql(NAME, server.version(), &server.url_as(USER), &settings)
         .env("MYSQL_PWD", PASSWORD)
@@ -66,6 +74,20 @@ pub fn wait_until_streaming(agent: &Agent) {
     wait_for_agent(agent, "streaming", || {
         agent.metrics().values("tidemark_pipeline_state", &labels) == [1.0]
     });
+}
+
+/// Waits until the repository holds a base backup.
+#[track_caller]
+pub fn wait_for_base_backup(agent: &Agent) {
+    wait_for_agent(agent, "a base backup", || newest_backup(agent).is_some());
+}
+
+/// When the newest base backup was complete, in seconds since 1970.
+pub fn newest_backup(agent: &Agent) -> Option<f64> {
+    let ends = agent
+        .metrics()
+        .values("tidemark_base_backup_end_timestamp_seconds", &[("server", NAME)]);
+    ends.first().copied()
 }
 
 /// A file's number and an offset in it.
