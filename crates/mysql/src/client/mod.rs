@@ -17,5 +17,5 @@ pub use binlog_stream::{BinlogStream, StreamItem};
 pub use facts::{BinlogFile, ConnectedReplica, GtidState, LogEnd, ReplicaIdentity, ServerFacts};
 pub use greeting::ServerVersion;
 pub use options::{ConnectOptions, Host, OptionsError, SslMode, TlsOptions};
-pub use sql::{Sql, quote, quote_name};
+pub use sql::{Rows, Sql, quote, quote_name};
 pub use text_result::Row;

@@ -1,6 +1,7 @@
 //! Ordinary SQL, over the same kind of session that dumps use: the same settings, TLS, authentication and errors. Results come
 //! as text.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 use super::connect::{Session, connect};
 use super::greeting::ServerVersion;
 use super::options::ConnectOptions;
-use super::text_result::{Row, run};
+use super::text_result::{Row, begin, next_row, run};
 use crate::binlog::Flavor;
 use crate::error::MysqlError;
 
@@ -78,6 +79,33 @@ impl Sql {
     /// [`MysqlError::Protocol`], after which it does not. Nor does it when the future is dropped, which leaves the statement
     /// running on the server.
     pub async fn query(&mut self, operation: &'static str, statement: &str) -> Result<Vec<Row>, MysqlError> {
+        self.step_out(operation)?;
+        let deadline = Instant::now() + self.timeout;
+        let result = run(&mut self.session.wire, operation, statement, deadline).await;
+        self.is_out_of_step = !matches!(result, Ok(_) | Err(MysqlError::Server { .. }));
+        result
+    }
+
+    /// Runs one statement whose rows need not fit into memory: they are asked for one by one. The limit of time holds for each
+    /// of them. Dropped before the last row, it leaves the connection of no further use.
+    ///
+    /// # Errors
+    /// As [`Sql::query`].
+    pub async fn rows(&mut self, operation: &'static str, statement: &str) -> Result<Rows<'_>, MysqlError> {
+        self.step_out(operation)?;
+        let deadline = Instant::now() + self.timeout;
+        let names = begin(&mut self.session.wire, operation, statement, deadline).await;
+        self.is_out_of_step = !matches!(names, Ok(None) | Err(MysqlError::Server { .. }));
+        let names = names?;
+        Ok(Rows {
+            sql: self,
+            operation,
+            names,
+        })
+    }
+
+    /// Until a statement was heard out, nothing else may be asked.
+    fn step_out(&mut self, operation: &'static str) -> Result<(), MysqlError> {
         if self.is_out_of_step {
             return Err(MysqlError::Protocol {
                 operation,
@@ -85,10 +113,7 @@ impl Sql {
             });
         }
         self.is_out_of_step = true;
-        let deadline = Instant::now() + self.timeout;
-        let result = run(&mut self.session.wire, operation, statement, deadline).await;
-        self.is_out_of_step = !matches!(result, Ok(_) | Err(MysqlError::Server { .. }));
-        result
+        Ok(())
     }
 
     /// As [`Sql::query`], for a statement that gives exactly one row.
@@ -112,6 +137,34 @@ impl Sql {
     /// As [`Sql::query`].
     pub async fn execute(&mut self, operation: &'static str, statement: &str) -> Result<(), MysqlError> {
         self.query(operation, statement).await.map(drop)
+    }
+}
+
+/// The rows of a result that does not fit into memory.
+#[derive(Debug)]
+pub struct Rows<'s> {
+    sql: &'s mut Sql,
+    operation: &'static str,
+    /// `None` when there are no more rows.
+    names: Option<Arc<[String]>>,
+}
+
+impl Rows<'_> {
+    /// The next row; `None` behind the last.
+    ///
+    /// # Errors
+    /// As [`Sql::query`].
+    pub async fn next(&mut self) -> Result<Option<Row>, MysqlError> {
+        let Some(names) = &self.names else {
+            return Ok(None);
+        };
+        let deadline = Instant::now() + self.sql.timeout;
+        let row = next_row(&mut self.sql.session.wire, self.operation, names, deadline).await;
+        if matches!(row, Ok(None) | Err(MysqlError::Server { .. })) {
+            self.sql.is_out_of_step = false;
+            self.names = None;
+        }
+        row
     }
 }
 

@@ -60,11 +60,27 @@ pub(super) async fn run(
     statement: &str,
     deadline: Instant,
 ) -> Result<Vec<Row>, MysqlError> {
+    let mut rows = Vec::new();
+    if let Some(names) = begin(wire, operation, statement, deadline).await? {
+        while let Some(row) = next_row(wire, operation, &names, deadline).await? {
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// Sends one statement, and reads the names of its result's columns; `None` when it has no result.
+pub(super) async fn begin(
+    wire: &mut Wire,
+    operation: &'static str,
+    statement: &str,
+    deadline: Instant,
+) -> Result<Option<Arc<[String]>>, MysqlError> {
     wire.begin();
     wire.queue(operation, &[&[COM_QUERY], statement.as_bytes()].concat())?;
     let first = wire.receive(operation, deadline).await?;
     let Some(columns) = read_front(operation, &first)? else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let mut names = Vec::new();
     for _ in 0..columns {
@@ -75,15 +91,23 @@ pub(super) async fn run(
     if !is_end(&end) {
         return Err(malformed(operation, "end of columns"));
     }
-    let names: Arc<[String]> = names.into();
-    let mut rows = Vec::new();
-    loop {
-        let payload = wire.receive(operation, deadline).await?;
-        match payload.split_first() {
-            Some((0xFF, content)) => return Err(server_error(operation, content)),
-            _ if is_end(&payload) => return Ok(rows),
-            _ => rows.push(read_row(&payload, &names).ok_or(malformed(operation, "row"))?),
-        }
+    Ok(Some(names.into()))
+}
+
+/// The next row of a result that was begun; `None` behind the last.
+pub(super) async fn next_row(
+    wire: &mut Wire,
+    operation: &'static str,
+    names: &Arc<[String]>,
+    deadline: Instant,
+) -> Result<Option<Row>, MysqlError> {
+    let payload = wire.receive(operation, deadline).await?;
+    match payload.split_first() {
+        Some((0xFF, content)) => Err(server_error(operation, content)),
+        _ if is_end(&payload) => Ok(None),
+        _ => Ok(Some(
+            read_row(&payload, names).ok_or(malformed(operation, "row"))?,
+        )),
     }
 }
 

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidemark_testkit::{Agent, AgentBuilder, MysqlServer, MysqlVersion, Scratch, TestRepository};
 
-use tidemark_types::ByteSize;
-
 use crate::protected::{NAME, newest_backup, wait_for_agent, wait_for_base_backup, wait_until_streaming};
 
 const TABLES: &str = "CREATE DATABASE d; USE d;
@@ -40,10 +38,16 @@ fn clone_of(scratch: &Scratch) -> std::path::PathBuf {
     scratch.path().join("clone")
 }
 
-/// How much was stored, as the line that `backup` prints says it: "… 31.0 MiB in 170 files, 1.2 MiB stored, 3s".
-fn stored(printed: &str) -> ByteSize {
+/// Bytes stored, as the line that `backup` prints says it: "… 31.0 MiB in 170 files, 1.2 MiB stored, 3s".
+fn stored(printed: &str) -> f64 {
     let before = printed.split(" stored").next().unwrap();
-    before.rsplit(", ").next().unwrap().parse().unwrap()
+    let (number, unit) = before.rsplit(", ").next().unwrap().split_once(' ').unwrap();
+    let factor = match unit {
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        other => panic!("{other}"),
+    };
+    number.parse::<f64>().unwrap() * factor
 }
 
 fn base_backups(version: MysqlVersion) {
