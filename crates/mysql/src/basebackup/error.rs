@@ -115,6 +115,20 @@ pub enum BaseBackupError {
     /// A server without a binlog: nothing could be replayed over its backup.
     #[error("the server writes no binlog; set log_bin and restart it")]
     NoBinlog,
+    /// An account that does not see everything: its dump would be of a part, and not say so.
+    #[error("a dump needs privileges on *.* that the account lacks: GRANT {missing} ON *.* TO it")]
+    DumpPrivileges {
+        /// Those that it lacks.
+        missing: String,
+    },
+    /// Transactions whose first half is in the log before the dump, and in no row of it.
+    #[error(
+        "{count} XA transactions are prepared, which a dump cannot hold; it is taken again when they have ended"
+    )]
+    PreparedTransactions {
+        /// How many.
+        count: usize,
+    },
     /// The backup was called off.
     #[error("the base backup was called off")]
     Cancelled,
@@ -152,7 +166,9 @@ impl BaseBackupError {
                 _ => ErrorClass::Permanent,
             },
             // It says in words only what failed; most of it passes: a lock that was not got, a redo log that ran over.
-            BaseBackupError::ProgramFailed { .. } => ErrorClass::Transient,
+            BaseBackupError::ProgramFailed { .. } | BaseBackupError::PreparedTransactions { .. } => {
+                ErrorClass::Transient
+            }
             BaseBackupError::Answer { .. } => ErrorClass::Permanent,
             BaseBackupError::Info { .. } => ErrorClass::Corrupt,
             BaseBackupError::Program { .. }
@@ -161,7 +177,8 @@ impl BaseBackupError {
             | BaseBackupError::NoClonePlugin
             | BaseBackupError::NoSpace { .. }
             | BaseBackupError::Elsewhere { .. }
-            | BaseBackupError::NoBinlog => ErrorClass::Config,
+            | BaseBackupError::NoBinlog
+            | BaseBackupError::DumpPrivileges { .. } => ErrorClass::Config,
             BaseBackupError::Cancelled => ErrorClass::Cancelled,
         }
     }

@@ -5,6 +5,7 @@
 
 mod clone;
 mod directory;
+mod dump;
 mod error;
 mod event;
 mod facts;
@@ -14,6 +15,7 @@ mod xbstream;
 
 pub use clone::{ScratchDirectory, check_clonable, clone};
 pub use directory::DirectoryRead;
+pub use dump::{DumpFacts, DumpRun};
 pub use error::BaseBackupError;
 pub use event::FileEvent;
 pub use facts::{BackupMethod, ConfigurationFile, LogState, ManifestFacts, ServerDescription};

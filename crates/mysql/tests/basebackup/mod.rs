@@ -1,3 +1,4 @@
 mod clone;
+mod dump;
 mod program;
 mod tree;
