@@ -1,0 +1,16 @@
+//! The log that a restore applies: what is looked at before a server gets to see it. Pure.
+
+mod chain;
+mod error;
+mod executed;
+mod reader;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod transactions;
+
+pub use chain::{FileEnding, FileFacts, LogChain, LogStart, PreparedXa, TimeMark};
+pub use error::LogError;
+pub use executed::Executed;
+pub(super) use scan::{Located, UnappliedSearch, is_all_or_nothing};
+pub(super) use transactions::TransactionReader;

@@ -1,0 +1,344 @@
+//! Replay: from a laid-down base and its log to a server that stands at the target, proven by a clean restart.
+
+use std::path::Path;
+
+use tidemark_types::Timestamp;
+
+use super::RestoreError;
+use super::applier::{Applier, ReplayProgress};
+use super::control;
+use super::log::{Executed, LogChain, LogStart, PreparedXa};
+use super::options::Purpose;
+use super::owner::ServerUser;
+use super::relay::{LogFile, RelayFeed, RelayLogs};
+use super::server::{LeftRunning, PrivateServer, ServerLaunch};
+use super::state::{LogPlace, ReplayState};
+use crate::binlog::{BinlogOffset, Flavor, XaId};
+use crate::gtid::GtidSet;
+
+/// What the data of a base backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// This. MySQL's data tells the same, or it is another backup's; MariaDB's is told.
+    Exactly(Executed),
+    /// MySQL: all of `least`, and nothing but `most`; the data itself tells exactly (a clone).
+    Between {
+        /// Executed before the backup began.
+        least: GtidSet,
+        /// Executed when it had ended.
+        most: GtidSet,
+    },
+    /// This, of which the data knows nothing: it was loaded from a dump.
+    Untold(Executed),
+}
+
+/// Where a replay begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayStart {
+    /// The offset in the first file, between two transactions; `None` for MySQL with GTIDs: from the file's beginning on.
+    pub offset: Option<BinlogOffset>,
+    /// What the data holds there.
+    pub held: Held,
+}
+
+/// What becomes of the server when all is applied and proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It goes on, on its socket.
+    LeaveRunning,
+    /// It is stopped.
+    Stop,
+}
+
+/// What came of a replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    /// What the server has executed: `gtid_executed`, or MariaDB's position.
+    pub executed: Executed,
+    /// MariaDB: what `gtid_binlog_state` was on the original, for a server that goes live and writes a binlog of its own.
+    pub binlog_state: Option<String>,
+    /// Where in the original's log it stands; `None` when there was none to apply.
+    pub place: Option<LogPlace>,
+    /// When the last transaction committed on the original.
+    pub last_commit: Option<Timestamp>,
+    /// Transactions that were applied.
+    pub transactions: u64,
+    /// XA transactions that are prepared: they hold locks until somebody commits them or rolls them back.
+    pub prepared: Vec<XaId>,
+    /// The server, if it goes on.
+    pub running: Option<LeftRunning>,
+}
+
+/// A replay under way. Dropping it stops the server in order; what is applied so far is noted, and a later replay goes on.
+pub struct Replay {
+    server: PrivateServer,
+    user: ServerUser,
+    applier: Applier,
+    state: ReplayState,
+}
+
+impl Replay {
+    /// Starts a server on the data, ready to apply `files`, and returns it with the feed that takes them, from the first byte of
+    /// the first on. Goes on where a replay in the same private directory left off: then the first file must be that of
+    /// [`ReplayState::applied`], and `start` is that of the base as before.
+    ///
+    /// # Errors
+    /// [`RestoreError::CannotResume`], [`RestoreError::OtherBase`], and whatever keeps the server from running.
+    pub async fn begin(
+        launch: ServerLaunch,
+        start: ReplayStart,
+        files: Vec<LogFile>,
+    ) -> Result<(Replay, RelayFeed), RestoreError> {
+        let user = ServerUser::of(&launch.data_directory)?;
+        let directory = launch.options.directory.clone();
+        let earlier = ReplayState::read(&directory)?;
+        match &earlier {
+            Some(state) => check_goes_on(state, &files)?,
+            None => forget_identity(&launch.data_directory)?,
+        }
+        let relay = |files: &[LogFile]| {
+            let relay_directory = launch.options.relay_directory();
+            RelayLogs::lay_out(relay_directory, user, launch.program.flavor, files.to_vec())
+        };
+        user.make_directory(&directory)?;
+        let mut relay_logs = relay(&files)?;
+        let mut server = PrivateServer::start(launch.clone(), Purpose::Replay).await?;
+        if control::knows_a_source(server.sql()).await? {
+            // That deletes relay logs, and what it knows names others.
+            control::forget_sources(server.sql()).await?;
+            server.stop().await?;
+            relay_logs = relay(&files)?;
+            server = PrivateServer::start(launch.clone(), Purpose::Replay).await?;
+        }
+        let (mut state, is_new) = match earlier {
+            Some(state) => (state, false),
+            None => (ReplayState::of_base(), true),
+        };
+        if is_new {
+            state.executed = hold(&mut server, &start.held).await?.to_string();
+        }
+        let log_start = start_of(&state, start.offset, launch.program.flavor)?;
+        let begin = log_start.offset.unwrap_or(BinlogOffset::FIRST_EVENT);
+        let executed = log_start.executed.clone();
+        let (feed, placed) = RelayFeed::new(relay_logs.clone(), LogChain::new(log_start));
+        let applier = Applier::new(relay_logs, placed, begin, executed, launch.options.server_id);
+        let mut replay = Replay {
+            server,
+            user,
+            applier,
+            state,
+        };
+        if is_new {
+            replay.write_state()?;
+        }
+        Ok((replay, feed))
+    }
+
+    /// Applies everything, as it comes in place; `tell` is called a few times a second.
+    ///
+    /// # Errors
+    /// [`RestoreError::Transaction`] when one cannot be applied; [`RestoreError::FeedEnded`] when the feed was dropped;
+    /// [`RestoreError::NotAsCounted`]; whatever the server says.
+    pub async fn apply(&mut self, tell: &mut (dyn FnMut(ReplayProgress) + Send)) -> Result<(), RestoreError> {
+        let applied = self.apply_all(tell).await;
+        match applied {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.server.explain(error).await),
+        }
+    }
+
+    async fn apply_all(&mut self, tell: &mut (dyn FnMut(ReplayProgress) + Send)) -> Result<(), RestoreError> {
+        self.go_on().await?;
+        while let Some(end) = self.applier.next_batch().await? {
+            let place = LogPlace {
+                file: end.file.clone(),
+                offset: end.offset.0,
+            };
+            self.state.applying_to = Some(place.clone());
+            self.state.has_anonymous |= self.applier.chain().has_anonymous;
+            self.write_state()?;
+            self.applier.apply(&mut self.server, &end, tell).await?;
+            control::flush_engine_logs(self.server.sql()).await?;
+            self.state.applied = Some(place);
+            self.state.applying_to = None;
+            self.state.executed = self.applier.executed().to_string();
+            self.write_state()?;
+        }
+        Ok(())
+    }
+
+    /// Finds where an interrupted batch left off.
+    async fn go_on(&mut self) -> Result<(), RestoreError> {
+        let has = control::executed(self.server.sql()).await?;
+        let Some(target) = self.state.applying_to.clone() else {
+            return if has == *self.applier.executed() {
+                Ok(())
+            } else {
+                Err(RestoreError::cannot_resume(format!(
+                    "the data holds '{has}', and '{}' was noted",
+                    self.applier.executed()
+                )))
+            };
+        };
+        let number = self.applier.number_named(&target.file).ok_or_else(|| {
+            RestoreError::cannot_resume(format!(
+                "it was on its way to {}:{}, which lies behind the target now",
+                target.file, target.offset
+            ))
+        })?;
+        self.applier.wait_for(number).await?;
+        let in_flight = usize::try_from(self.server.launch().options.workers).unwrap_or(usize::MAX);
+        self.applier
+            .go_on(has, (number, BinlogOffset(target.offset)), in_flight)
+    }
+
+    /// Ends the replay: stops the server in order, and proves by a start with full durability that it stands where the log
+    /// ends. All of the log must be applied.
+    ///
+    /// # Errors
+    /// [`RestoreError::NotAsCounted`], and whatever the server says.
+    pub async fn finish(self, ending: Ending) -> Result<Replayed, RestoreError> {
+        let Replay {
+            mut server,
+            user,
+            applier,
+            mut state,
+        } = self;
+        let launch = server.launch().clone();
+        let chain = applier.chain();
+        let prepared = control::prepared_xa(server.sql()).await?;
+        check_prepared(&chain.prepared, &prepared)?;
+        control::forget_sources(server.sql()).await?;
+        server.stop().await?;
+        sync(&launch.data_directory)?;
+        state.write(&launch.options.directory, user)?;
+
+        let mut server = PrivateServer::start(launch.clone(), Purpose::Serve).await?;
+        let executed = control::executed(server.sql()).await?;
+        let prepared_again = control::prepared_xa(server.sql()).await?;
+        if executed != *applier.executed() || !same(&prepared, &prepared_again) {
+            return Err(RestoreError::NotAsCounted {
+                what: "after a clean restart",
+                file: "its end".to_owned(),
+                expected: format!("{} {prepared:?}", applier.executed()),
+                found: format!("{executed} {prepared_again:?}"),
+            });
+        }
+        let is_left = ending == Ending::LeaveRunning;
+        state.is_open = is_left && !launch.options.is_read_only;
+        state.write(&launch.options.directory, user)?;
+        server.remove_account().await?;
+        let running = if is_left {
+            Some(server.leave_running())
+        } else {
+            server.stop().await?;
+            sync(&launch.data_directory)?;
+            None
+        };
+        Ok(Replayed {
+            executed,
+            binlog_state: chain.binlog_state.map(|state| state.to_string()),
+            place: state.applied.clone(),
+            last_commit: chain.last_commit,
+            transactions: applier.transactions(),
+            prepared,
+            running,
+        })
+    }
+
+    fn write_state(&mut self) -> Result<(), RestoreError> {
+        self.state
+            .write(&self.server.launch().options.directory, self.user)
+    }
+}
+
+/// Whether an earlier replay can go on with these files.
+fn check_goes_on(state: &ReplayState, files: &[LogFile]) -> Result<(), RestoreError> {
+    state.check_resumable()?;
+    let Some(applied) = &state.applied else {
+        return Ok(());
+    };
+    if files.first().is_none_or(|first| first.name == applied.file) {
+        return Ok(());
+    }
+    Err(RestoreError::cannot_resume(format!(
+        "it stands at {}:{}, and the log that was planned does not begin there",
+        applied.file, applied.offset
+    )))
+}
+
+/// Where applying begins: behind what is noted as applied, else where the base ends.
+fn start_of(
+    state: &ReplayState,
+    base_offset: Option<BinlogOffset>,
+    flavor: Flavor,
+) -> Result<LogStart, RestoreError> {
+    let executed = Executed::parse(flavor, &state.executed)
+        .map_err(|error| RestoreError::cannot_resume(format!("what was noted is no position: {error}")))?;
+    let applied = state.applied.as_ref().map(|applied| BinlogOffset(applied.offset));
+    Ok(LogStart {
+        offset: applied.or(base_offset),
+        executed,
+    })
+}
+
+/// A restored server is none that ever was: MySQL makes itself a new uuid (manual: "server_uuid"), so that what it writes one
+/// day is not taken for the original's.
+fn forget_identity(data_directory: &Path) -> Result<(), RestoreError> {
+    let path = data_directory.join("auto.cnf");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RestoreError::io("remove", &path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Compares what the data holds with what its backup says, or tells the data. Returns what it holds.
+async fn hold(server: &mut PrivateServer, held: &Held) -> Result<Executed, RestoreError> {
+    let found = control::executed(server.sql()).await?;
+    let other = |expected: String| RestoreError::OtherBase {
+        expected,
+        found: found.to_string(),
+    };
+    match (held, &found) {
+        (Held::Exactly(Executed::MySql(expected)), Executed::MySql(found)) if expected == found => {}
+        (Held::Exactly(Executed::MySql(expected)), _) => return Err(other(expected.to_string())),
+        (Held::Between { least, most }, Executed::MySql(found)) => {
+            if !found.contains_all(least) || !most.contains_all(found) {
+                return Err(other(format!("at least {least}, at most {most}")));
+            }
+        }
+        (Held::Between { least, .. }, Executed::MariaDb(_)) => return Err(other(least.to_string())),
+        (Held::Exactly(expected) | Held::Untold(expected), _) => {
+            if found != *expected {
+                control::set_executed(server.sql(), expected).await?;
+            }
+            return Ok(expected.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// What the log left prepared must be prepared in the data. More may be: what was prepared before the log begins.
+fn check_prepared(logged: &[PreparedXa], found: &[XaId]) -> Result<(), RestoreError> {
+    match logged.iter().find(|prepared| !found.contains(&prepared.id)) {
+        None => Ok(()),
+        Some(missing) => Err(RestoreError::NotAsCounted {
+            what: "prepared XA transactions",
+            file: "its end".to_owned(),
+            expected: missing.id.to_string(),
+            found: format!("{found:?}"),
+        }),
+    }
+}
+
+fn same(one: &[XaId], other: &[XaId]) -> bool {
+    one.len() == other.len() && one.iter().all(|id| other.contains(id))
+}
+
+/// Hands the whole file system to the disk: engines without transactions do not sync their files at a stop.
+fn sync(data_directory: &Path) -> Result<(), RestoreError> {
+    let sync = || rustix::fs::syncfs(std::fs::File::open(data_directory)?).map_err(std::io::Error::from);
+    sync().map_err(RestoreError::io("sync", data_directory))
+}
