@@ -282,16 +282,20 @@ fn start_of(
     })
 }
 
-/// A restored server is none that ever was: MySQL makes itself a new uuid (manual: "server_uuid"), so that what it writes one
-/// day is not taken for the original's.
+/// A restored server is none that ever was, and follows nobody. MySQL makes itself a new uuid (manual: "server_uuid"), so that
+/// what it writes one day is not taken for the original's; what it knows of sources lies in tables, and is forgotten over SQL.
+/// MariaDB's lies in files, and whoever starts it one day would have it follow them.
 fn forget_identity(data_directory: &Path) -> Result<(), RestoreError> {
-    let path = data_directory.join("auto.cnf");
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(RestoreError::io("remove", &path)(error))
+    for name in ["auto.cnf", "master.info", "relay-log.info", "multi-master.info"] {
+        let path = data_directory.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(RestoreError::io("remove", &path)(error));
+            }
+            Ok(()) | Err(_) => {}
         }
-        Ok(()) | Err(_) => Ok(()),
     }
+    Ok(())
 }
 
 /// Compares what the data holds with what its backup says, or tells the data. Returns what it holds.

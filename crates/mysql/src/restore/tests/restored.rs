@@ -1,12 +1,12 @@
 //! A restore of a test.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 
 use tidemark_testkit::{MysqlClient, Scratch};
 
-use super::source::{Moment, Source, checksums, flavor};
+use super::source::{Moment, Source, checksums, flavor, prepared};
 use crate::restore::{
     Ending, Held, LogFile, PrivateOptions, RelayFeed, Replay, ReplayStart, Replayed, RestoreError, Series,
     ServerLaunch, ServerProgram,
@@ -14,7 +14,7 @@ use crate::restore::{
 
 /// Where a test restores to.
 pub(super) struct Place {
-    scratch: Scratch,
+    _scratch: Scratch,
     pub(super) launch: ServerLaunch,
 }
 
@@ -37,11 +37,10 @@ impl Place {
             data_directory,
             options,
         };
-        Place { scratch, launch }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        self.scratch.path()
+        Place {
+            _scratch: scratch,
+            launch,
+        }
     }
 
     /// Restores to a moment, with the log from `first` on.
@@ -108,7 +107,7 @@ pub(super) fn assert_restored(source: &Source, replayed: &Replayed, moment: &Mom
     let running = replayed.running.as_ref().expect("it was left running");
     let client = MysqlClient::new(source.version(), &running.socket);
     assert_eq!(checksums(|sql| client.query(sql)), moment.checksums);
-    assert_eq!(client.query("XA RECOVER"), moment.prepared);
+    assert_eq!(prepared(|sql| client.query(sql)), moment.prepared);
     let executed = if source.version().is_mariadb() {
         "SELECT @@gtid_current_pos"
     } else {

@@ -84,7 +84,7 @@ impl Source {
             executed: server.sql(executed).replace('\n', ""),
             binlog_state: is_mariadb.then(|| server.sql("SELECT @@gtid_binlog_state")),
             checksums: checksums(|sql| server.sql(sql)),
-            prepared: server.sql("XA RECOVER"),
+            prepared: prepared(|sql| server.sql(sql)),
         }
     }
 
@@ -114,6 +114,14 @@ impl Source {
         files.truncate(last.expect("the moment's file is there") + 1);
         files
     }
+}
+
+/// XA RECOVER, sorted: a server lists them as they lie in its memory.
+pub(super) fn prepared(sql: impl Fn(&str) -> String) -> String {
+    let rows = sql("XA RECOVER");
+    let mut rows: Vec<&str> = rows.lines().collect();
+    rows.sort_unstable();
+    rows.join("\n")
 }
 
 /// CHECKSUM TABLE of every table of the tests' databases.

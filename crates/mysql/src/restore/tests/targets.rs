@@ -10,6 +10,7 @@ const SCHEMA: &str = "CREATE DATABASE d; USE d; \
     CREATE TABLE t (id INT PRIMARY KEY, k INT, v VARCHAR(200), KEY (k)); \
     CREATE TABLE no_key (a INT, b VARCHAR(20)); \
     CREATE TABLE isam (a INT) ENGINE = MyISAM; \
+    CREATE TABLE held (id INT PRIMARY KEY); \
     CREATE TABLE big (id INT PRIMARY KEY, v LONGBLOB); \
     INSERT INTO t VALUES (1, 1, 'one'), (2, 2, 'two'), (3, 3, 'three')";
 
@@ -33,7 +34,7 @@ fn load(source: &Source, round: u32) {
          COMMIT; INSERT INTO big VALUES ({base} + 2, REPEAT('d', 18000000)); \
          XA START 'done{round}'; INSERT INTO t VALUES ({base} + 1, 0, 'done'); XA END 'done{round}'; XA PREPARE 'done{round}'; \
          XA COMMIT 'done{round}'; \
-         XA START 'open{round}', 'branch', 7; INSERT INTO t VALUES ({base} + 2, 0, 'open'); XA END 'open{round}', 'branch', 7; \
+         XA START 'open{round}', 'branch', 7; INSERT INTO held VALUES ({base}); XA END 'open{round}', 'branch', 7; \
          XA PREPARE 'open{round}', 'branch', 7;"
     ));
     source.server.sql(&sql);
