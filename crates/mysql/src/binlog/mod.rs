@@ -21,7 +21,7 @@ mod payload;
 mod query;
 mod rows;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transaction;
 
 pub use decoder::{BinlogDecoder, FileEnd};

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use tidemark_types::Timestamp;
-use tokio::sync::mpsc;
 
 use super::RestoreError;
 use super::control::{self, ApplierError, ApplierStatus};
 use super::error::FailedTransaction;
-use super::log::{Executed, Located, UnappliedSearch};
-use super::relay::{ChainEnd, Placed, RelayLogs};
+use super::log::{Executed, FailureSearch, Located};
+use super::relay::{ChainEnd, FeedEnd, Placed, RelayLogs};
 use super::server::PrivateServer;
+use super::state::LogPlace;
 use crate::binlog::BinlogOffset;
 
 /// How often the applier is asked where it is.
@@ -39,46 +39,43 @@ pub(super) type Place = (usize, BinlogOffset);
 /// Applies file after file.
 pub(super) struct Applier {
     relay: RelayLogs,
-    incoming: mpsc::Receiver<Placed>,
+    feed: FeedEnd,
     placed: Vec<Placed>,
-    /// All before this is applied.
-    at: Place,
+    /// So many files are behind us.
+    done: usize,
+    /// The server reads on at the end of the last file that is behind us.
+    is_pointed: bool,
     /// What was executed there.
     executed: Executed,
-    /// Transactions from the beginning of the file that `at` lies in, which are applied already.
-    applied_in_file: u64,
-    is_pointed: bool,
     server_id: u32,
     transactions: u64,
+    /// Where applying begins in the first file.
     begin: BinlogOffset,
 }
 
-/// Where a batch ends.
-pub(super) struct BatchEnd {
-    /// The file, as the original called it.
-    pub(super) file: String,
-    /// The offset in it.
-    pub(super) offset: BinlogOffset,
-    number: usize,
+/// Files that are applied in one go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch {
+    begin: Place,
+    end: Place,
 }
 
 impl Applier {
-    /// Begins at `begin` in the first file, where `executed` was executed.
+    /// Begins at `begin` in the first file, with a server that has executed `executed`.
     pub(super) fn new(
         relay: RelayLogs,
-        incoming: mpsc::Receiver<Placed>,
+        feed: FeedEnd,
         begin: BinlogOffset,
         executed: Executed,
         server_id: u32,
     ) -> Applier {
         Applier {
             relay,
-            incoming,
+            feed,
             placed: Vec::new(),
-            at: (0, begin),
-            executed,
-            applied_in_file: 0,
+            done: 0,
             is_pointed: false,
+            executed,
             server_id,
             transactions: 0,
             begin,
@@ -98,134 +95,110 @@ impl Applier {
         self.transactions
     }
 
-    /// Waits until file `number` is in place.
+    /// What was executed at the end of the last batch.
+    pub(super) fn executed(&self) -> &Executed {
+        &self.executed
+    }
+
+    /// The file that a batch ends in, as the original called it, and the offset there.
+    pub(super) fn end_of(&self, batch: Batch) -> LogPlace {
+        LogPlace {
+            file: self.name(batch.end.0).to_owned(),
+            offset: batch.end.1.0,
+        }
+    }
+
+    /// The end of all that is behind us; `None` before the first file.
+    pub(super) fn end(&self) -> Option<LogPlace> {
+        let last = self.done.checked_sub(1)?;
+        Some(LogPlace {
+            file: self.name(last).to_owned(),
+            offset: self.facts(last)?.end.0,
+        })
+    }
+
+    /// Waits until there is something to apply, and says what; `None` when all is. What the data has already is passed over.
     ///
     /// # Errors
     /// [`RestoreError::FeedEnded`].
-    pub(super) async fn wait_for(&mut self, number: usize) -> Result<(), RestoreError> {
-        while self.placed.len() <= number {
-            let placed = self.incoming.recv().await.ok_or(RestoreError::FeedEnded {
-                placed: self.placed.len(),
-                files: self.relay.files().len(),
-            })?;
-            self.placed.push(placed);
+    pub(super) async fn next_batch(&mut self) -> Result<Option<Batch>, RestoreError> {
+        let files = self.relay.files().len();
+        while self.done < files {
+            while self.placed.len() <= self.done {
+                let placed = self.feed.placed.recv().await.ok_or(RestoreError::FeedEnded {
+                    placed: self.placed.len(),
+                    files,
+                })?;
+                self.placed.push(placed);
+            }
+            while let Ok(placed) = self.feed.placed.try_recv() {
+                self.placed.push(placed);
+            }
+            if let Some(batch) = self.batch() {
+                return Ok(Some(batch));
+            }
+            self.is_pointed = false;
+            self.go_past(self.done)?;
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Waits until there is something to apply, and says up to where; `None` when all is applied.
-    ///
-    /// # Errors
-    /// [`RestoreError::FeedEnded`].
-    pub(super) async fn next_batch(&mut self) -> Result<Option<BatchEnd>, RestoreError> {
-        let files = self.relay.files();
-        let is_first = !self.is_pointed;
-        let next = if is_first { self.at.0 } else { self.at.0 + 1 };
-        if next >= files.len() {
-            return Ok(None);
-        }
-        self.wait_for(next).await?;
-        while let Ok(placed) = self.incoming.try_recv() {
-            self.placed.push(placed);
-        }
-        let number = self.placed.len() - 1;
-        let last = self.placed.last().zip(self.relay.files().get(number));
-        Ok(last.map(|(placed, file)| BatchEnd {
-            file: file.name.clone(),
-            offset: placed.facts.end,
-            number,
-        }))
-    }
-
-    /// Goes on where an interrupted replay left off, in data that has executed `has`, when it was applying up to `target`.
-    ///
-    /// # Errors
-    /// [`RestoreError::CannotResume`] when the data does not tell, [`RestoreError::Io`].
-    pub(super) fn go_on(
-        &mut self,
-        has: Executed,
-        target: Place,
-        in_flight: usize,
-    ) -> Result<(), RestoreError> {
-        let mut search = UnappliedSearch::new(&self.executed, has.clone(), in_flight);
-        self.relay.look_through(self.at, target, &mut search)?;
-        let found = search.end();
-        if found.is_elsewhere {
-            return Err(RestoreError::cannot_resume(format!(
-                "the data stands at '{has}', which the log does not hold"
-            )));
-        }
-        let is_unsafe = |located: &&Located| !super::log::is_all_or_nothing(&located.transaction);
-        if let Some(located) = found.first.iter().find(is_unsafe) {
-            let transaction = &located.transaction;
-            return Err(RestoreError::cannot_resume(format!(
-                "transaction {} was perhaps applied in part: it changes the schema, engines without transactions, or is XA",
-                transaction.gtid
-            )));
-        }
-        if let Executed::MySql(_) = has {
-            // The server passes over what it has.
-            return Ok(());
-        }
-        if found.has_applied_behind {
-            return Err(RestoreError::cannot_resume(
-                "its domains came to different places of the log, and the server cannot begin at two",
-            ));
-        }
-        let first = found.first.first();
-        self.at = first.map_or(target, |located| (located.file, located.transaction.begin));
-        let before: u64 = self
+    /// The next file, and those that follow it and are applied from their beginning on; `None` when the data has all of it.
+    fn batch(&self) -> Option<Batch> {
+        let first = self.facts(self.done)?;
+        let begin = (self.done, first.apply_from?);
+        let is_whole = |placed: &&Placed| placed.facts.apply_from == Some(BinlogOffset::FIRST_EVENT);
+        let following = self
             .placed
             .iter()
-            .take(self.at.0)
-            .map(|placed| placed.facts.transactions)
-            .sum();
-        self.applied_in_file = found.applied.saturating_sub(before);
-        self.executed = has;
+            .skip(self.done + 1)
+            .take_while(is_whole)
+            .count();
+        let last = self.done + following;
+        Some(Batch {
+            begin,
+            end: (last, self.facts(last)?.end),
+        })
+    }
+
+    /// Files up to this one are behind us, and not needed again but for the last, which the server may stand in.
+    fn go_past(&mut self, number: usize) -> Result<(), RestoreError> {
+        for number in self.done.saturating_sub(1)..number {
+            self.relay.discard(number)?;
+        }
+        self.done = number + 1;
+        // Nobody to tell: the feed is through.
+        let _ = self.feed.applied.send(self.done);
         Ok(())
     }
 
-    /// Applies up to `end`, calling `tell` now and then.
+    /// Applies a batch, calling `tell` now and then.
     ///
     /// # Errors
     /// [`RestoreError::Transaction`], [`RestoreError::NotAsCounted`], and what the server or its connection says.
     pub(super) async fn apply(
         &mut self,
         server: &mut PrivateServer,
-        end: &BatchEnd,
+        batch: Batch,
         tell: &mut (dyn FnMut(ReplayProgress) + Send),
     ) -> Result<(), RestoreError> {
         self.choose_server_id(server).await?;
-        if !self.is_pointed {
-            let (number, offset) = self.at;
+        let (number, offset) = batch.begin;
+        if !self.is_pointed || offset != BinlogOffset::FIRST_EVENT {
             control::point_applier(server.sql(), number, offset, self.name(number)).await?;
             self.is_pointed = true;
         }
-        let before = control::transaction_counter(server.sql()).await?;
-        let until = (end.number, end.offset);
-        if self.at != until {
-            control::start_applier(server.sql(), end.number, end.offset).await?;
-            let status = self.wait_for_end(server, until, tell).await?;
-            self.check_status(server, &status, until).await?;
+        let counter = control::transaction_counter(server.sql()).await?;
+        if batch.begin != batch.end {
+            let (last, end) = batch.end;
+            control::start_applier(server.sql(), last, end).await?;
+            let status = self.wait_for_end(server, batch.end, tell).await?;
+            self.check_status(server, &status, batch).await?;
         }
-        self.check_executed(server, before, end).await?;
-        for number in self.at.0..end.number {
-            self.relay.discard(number)?;
-        }
-        self.at = until;
-        self.applied_in_file = self.facts(end.number).map_or(0, |facts| facts.transactions);
-        tell(self.progress(until, 0));
+        self.check_executed(server, counter, batch).await?;
+        self.go_past(batch.end.0)?;
+        tell(self.progress(batch.end, 0));
         Ok(())
-    }
-
-    /// The number of the file that the original calls so.
-    pub(super) fn number_named(&self, name: &str) -> Option<usize> {
-        self.relay.files().iter().position(|file| file.name == name)
-    }
-
-    /// What was executed at the end of the last batch.
-    pub(super) fn executed(&self) -> &Executed {
-        &self.executed
     }
 
     fn name(&self, number: usize) -> &str {
@@ -325,51 +298,52 @@ impl Applier {
         &self,
         server: &mut PrivateServer,
         status: &ApplierStatus,
-        until: Place,
+        batch: Batch,
     ) -> Result<(), RestoreError> {
         if let Some(error) = &status.error {
             let error = control::worker_error(server.sql())
                 .await?
                 .unwrap_or_else(|| error.clone());
             let has = control::executed(server.sql()).await?;
-            return Err(self.failed(error, has, until));
+            return Err(self.failed(error, has, batch));
         }
+        let (number, end) = batch.end;
         // The event that ends a file need not count as read.
         let least = self
-            .facts(until.0)
-            .map_or(until.1, |facts| facts.last_transaction.min(until.1));
-        let is_there = self.relay.number_of(&status.file) == Some(until.0)
-            && (least..=until.1).contains(&status.position);
+            .facts(number)
+            .map_or(end, |facts| facts.last_transaction.min(end));
+        let is_there =
+            self.relay.number_of(&status.file) == Some(number) && (least..=end).contains(&status.position);
         if is_there {
             return Ok(());
         }
         Err(RestoreError::NotAsCounted {
             what: "the applier stopped elsewhere",
-            file: self.name(until.0).to_owned(),
-            expected: format!("{}:{}", RelayLogs::file_name(until.0), until.1),
+            file: self.name(number).to_owned(),
+            expected: format!("{}:{end}", RelayLogs::file_name(number)),
             found: format!("{}:{}", status.file, status.position),
         })
     }
 
-    /// Finds the transaction that failed: the one that the server names, else the first that is not applied.
-    fn failed(&self, error: ApplierError, has: Executed, until: Place) -> RestoreError {
-        let mut search = UnappliedSearch::new(&self.executed, has, usize::MAX);
-        if let Err(error) = self.relay.look_through(self.at, until, &mut search) {
+    /// Finds the transaction that failed.
+    fn failed(&self, error: ApplierError, has: Executed, batch: Batch) -> RestoreError {
+        let mut search = FailureSearch::new(&self.executed, has, error.gtid);
+        if let Err(error) = self.relay.look_through(batch.begin, batch.end, &mut search) {
             return error;
         }
-        let mut unapplied = search.end().first;
-        let named = unapplied
-            .iter()
-            .position(|located| Some(located.transaction.gtid.to_string()) == error.gtid);
-        let located = (!unapplied.is_empty()).then(|| unapplied.swap_remove(named.unwrap_or(0)));
-        let (gtid, file, begin, end) = match located {
+        let (gtid, file, begin, end) = match search.found() {
             Some(Located { file, transaction }) => (
                 transaction.gtid.to_string(),
                 file,
                 transaction.begin,
                 transaction.end,
             ),
-            None => ("after the last one".to_owned(), until.0, until.1, until.1),
+            None => (
+                "after the last one".to_owned(),
+                batch.end.0,
+                batch.end.1,
+                batch.end.1,
+            ),
         };
         RestoreError::Transaction(FailedTransaction {
             gtid,
@@ -387,14 +361,15 @@ impl Applier {
         &mut self,
         server: &mut PrivateServer,
         counter_before: Option<u64>,
-        end: &BatchEnd,
+        batch: Batch,
     ) -> Result<(), RestoreError> {
-        let Some(expected) = self.facts(end.number).map(|facts| facts.executed.clone()) else {
+        let (first, last) = (batch.begin.0, batch.end.0);
+        let Some(expected) = self.facts(last).map(|facts| facts.executed.clone()) else {
             return Ok(());
         };
         let differs = |what, expected: String, found: String| RestoreError::NotAsCounted {
             what,
-            file: end.file.clone(),
+            file: self.name(last).to_owned(),
             expected,
             found,
         };
@@ -406,14 +381,13 @@ impl Applier {
                 found.to_string(),
             ));
         }
-        let files = self.placed.iter().take(end.number + 1).skip(self.at.0);
-        let in_files: u64 = files.map(|placed| placed.facts.transactions).sum();
-        let count = in_files.saturating_sub(self.applied_in_file);
+        let files = self.placed.iter().take(last + 1).skip(first);
+        let count: u64 = files.map(|placed| placed.facts.transactions).sum();
         let counter_after = control::transaction_counter(server.sql()).await?;
-        if let Some((before, after)) = counter_before.zip(counter_after)
-            && after.saturating_sub(before) != count
+        let counted = counter_before.zip(counter_after);
+        if let Some(found) = counted.map(|(before, after)| after.saturating_sub(before))
+            && found != count
         {
-            let found = after.saturating_sub(before);
             return Err(differs(
                 "number of transactions",
                 count.to_string(),

@@ -21,10 +21,12 @@ mod tests;
 
 pub use applier::ReplayProgress;
 pub use error::{FailedTransaction, RestoreError};
-pub use log::{Executed, FileEnding, FileFacts, LogChain, LogError, LogStart, PreparedXa, TimeMark};
+pub use log::{
+    Executed, FileEnding, FileFacts, Interrupted, LogChain, LogError, LogFile, LogStart, PreparedXa, TimeMark,
+};
 pub use options::{PrivateOptions, SETTINGS_OF_THE_ORIGINAL};
 pub use program::{Series, ServerProgram};
-pub use relay::{LogFile, RelayFeed};
+pub use relay::RelayFeed;
 pub use replay::{Ending, Held, Replay, ReplayStart, Replayed};
 pub use server::{LeftRunning, ServerLaunch};
 pub use state::{LogPlace, ReplayState};

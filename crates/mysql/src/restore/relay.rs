@@ -14,10 +14,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use tidemark_types::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::RestoreError;
-use super::log::{FileEnding, FileFacts, LogChain, PreparedXa, TransactionReader, UnappliedSearch};
+use super::log::{FailureSearch, FileEnding, FileFacts, LogChain, LogFile, PreparedXa, TransactionReader};
 use super::options::RELAY_BASENAME;
 use super::owner::ServerUser;
 use crate::binlog::{BinlogOffset, Flavor};
@@ -25,16 +25,6 @@ use crate::gtid::MariaDbState;
 
 /// Bytes read at once when a file is looked through.
 const READ_BYTES: usize = 1 << 20;
-
-/// A binlog file that is to be applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogFile {
-    /// What it is called in messages and in the state of an interrupted replay, such as `bin.000003`; different for each
-    /// file of a log.
-    pub name: String,
-    /// How it ends.
-    pub ending: FileEnding,
-}
 
 /// A file that is in place.
 #[derive(Debug, Clone)]
@@ -125,7 +115,7 @@ impl RelayLogs {
         &self,
         begin: (usize, BinlogOffset),
         end: (usize, BinlogOffset),
-        search: &mut UnappliedSearch,
+        search: &mut FailureSearch,
     ) -> Result<(), RestoreError> {
         for number in begin.0..=end.0 {
             let path = self.path(number);
@@ -191,13 +181,18 @@ pub struct RelayFeed {
     file: Option<fs::File>,
     /// Bytes of the file so far.
     at: BinlogOffset,
+    /// How many files are applied.
+    applied: watch::Receiver<usize>,
+    /// Lengths of the files that are in place.
+    lengths: Vec<u64>,
 }
 
 impl RelayFeed {
-    /// A feed, and where it tells what it has put in place.
-    pub(super) fn new(relay: RelayLogs, chain: LogChain) -> (RelayFeed, mpsc::Receiver<Placed>) {
+    /// A feed, and the other end of it.
+    pub(super) fn new(relay: RelayLogs, chain: LogChain) -> (RelayFeed, FeedEnd) {
         // As many as there can be: telling never waits.
         let (placed, receiver) = mpsc::channel(relay.files.len().max(1));
+        let (sender, applied) = watch::channel(0);
         let feed = RelayFeed {
             relay,
             chain,
@@ -205,8 +200,23 @@ impl RelayFeed {
             next: 0,
             file: None,
             at: BinlogOffset(0),
+            applied,
+            lengths: Vec::new(),
         };
-        (feed, receiver)
+        let end = FeedEnd {
+            placed: receiver,
+            applied: sender,
+        };
+        (feed, end)
+    }
+
+    /// Waits until no more than `bytes` of files that are in place wait to be applied, so that a log which comes faster than it
+    /// is applied does not fill the disk. Returns at once when nobody applies any more: the replay says why. May be dropped.
+    pub async fn wait_for_room(&mut self, bytes: u64) {
+        let lengths = &self.lengths;
+        let waiting = |applied: &usize| lengths.iter().skip(*applied).sum::<u64>() <= bytes;
+        // An error says that the other end is gone.
+        let _ = self.applied.wait_for(waiting).await;
     }
 
     /// Begins the next file, whose first byte is wanted next; `None` when all are there.
@@ -219,7 +229,7 @@ impl RelayFeed {
         };
         self.file = Some(self.relay.user.create(&self.relay.temporary_path())?);
         self.at = BinlogOffset(0);
-        self.chain.begin_file(&log_file.name, log_file.ending);
+        self.chain.begin_file(&log_file);
         Ok(Some(log_file))
     }
 
@@ -236,7 +246,7 @@ impl RelayFeed {
                 let left = usize::try_from(cut.bytes_since(self.at)).unwrap_or(usize::MAX);
                 bytes.get(..left).unwrap_or(bytes)
             }
-            FileEnding::Closed | FileEnding::Crashed => bytes,
+            FileEnding::Ended => bytes,
         };
         self.chain.feed(bytes)?;
         self.at = self.at.plus(bytes.len() as u64);
@@ -253,8 +263,12 @@ impl RelayFeed {
             return Ok(());
         };
         let facts = self.chain.end_file()?;
+        if self.next + 1 == self.relay.files.len() {
+            self.chain.end()?;
+        }
         self.relay.place(self.next, &file, &facts)?;
         self.next += 1;
+        self.lengths.push(facts.end.0);
         let chain = ChainEnd {
             server_ids: self.chain.server_ids().clone(),
             prepared: self.chain.prepared().to_vec(),
@@ -266,4 +280,13 @@ impl RelayFeed {
         let _ = self.placed.try_send(Placed { facts, chain });
         Ok(())
     }
+}
+
+/// What the applier holds of a feed.
+#[derive(Debug)]
+pub(super) struct FeedEnd {
+    /// Files, as they come in place.
+    pub(super) placed: mpsc::Receiver<Placed>,
+    /// To tell how many are applied.
+    pub(super) applied: watch::Sender<usize>,
 }

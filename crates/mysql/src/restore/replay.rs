@@ -7,13 +7,13 @@ use tidemark_types::Timestamp;
 use super::RestoreError;
 use super::applier::{Applier, ReplayProgress};
 use super::control;
-use super::log::{Executed, LogChain, LogStart, PreparedXa};
-use super::options::Purpose;
+use super::log::{Executed, Interrupted, LogChain, LogFile, LogStart, PreparedXa};
+use super::options::{PrivateOptions, Purpose};
 use super::owner::ServerUser;
-use super::relay::{LogFile, RelayFeed, RelayLogs};
+use super::relay::{RelayFeed, RelayLogs};
 use super::server::{LeftRunning, PrivateServer, ServerLaunch};
 use super::state::{LogPlace, ReplayState};
-use crate::binlog::{BinlogOffset, Flavor, XaId};
+use crate::binlog::{BinlogOffset, XaId};
 use crate::gtid::GtidSet;
 
 /// What the data of a base backup holds.
@@ -117,11 +117,11 @@ impl Replay {
         if is_new {
             state.executed = hold(&mut server, &start.held).await?.to_string();
         }
-        let log_start = start_of(&state, start.offset, launch.program.flavor)?;
+        let has = control::executed(server.sql()).await?;
+        let log_start = start_of(&state, start.offset, &has, &launch.options)?;
         let begin = log_start.offset.unwrap_or(BinlogOffset::FIRST_EVENT);
-        let executed = log_start.executed.clone();
-        let (feed, placed) = RelayFeed::new(relay_logs.clone(), LogChain::new(log_start));
-        let applier = Applier::new(relay_logs, placed, begin, executed, launch.options.server_id);
+        let (feed, feed_end) = RelayFeed::new(relay_logs.clone(), LogChain::new(log_start));
+        let applier = Applier::new(relay_logs, feed_end, begin, has, launch.options.server_id);
         let mut replay = Replay {
             server,
             user,
@@ -148,48 +148,25 @@ impl Replay {
     }
 
     async fn apply_all(&mut self, tell: &mut (dyn FnMut(ReplayProgress) + Send)) -> Result<(), RestoreError> {
-        self.go_on().await?;
-        while let Some(end) = self.applier.next_batch().await? {
-            let place = LogPlace {
-                file: end.file.clone(),
-                offset: end.offset.0,
-            };
-            self.state.applying_to = Some(place.clone());
+        while let Some(batch) = self.applier.next_batch().await? {
+            self.state.applying_to = Some(self.applier.end_of(batch));
             self.state.has_anonymous |= self.applier.chain().has_anonymous;
             self.write_state()?;
-            self.applier.apply(&mut self.server, &end, tell).await?;
-            control::flush_engine_logs(self.server.sql()).await?;
-            self.state.applied = Some(place);
-            self.state.applying_to = None;
-            self.state.executed = self.applier.executed().to_string();
-            self.write_state()?;
+            self.applier.apply(&mut self.server, batch, tell).await?;
+            self.mark().await?;
         }
-        Ok(())
+        self.mark().await
     }
 
-    /// Finds where an interrupted batch left off.
-    async fn go_on(&mut self) -> Result<(), RestoreError> {
-        let has = control::executed(self.server.sql()).await?;
-        let Some(target) = self.state.applying_to.clone() else {
-            return if has == *self.applier.executed() {
-                Ok(())
-            } else {
-                Err(RestoreError::cannot_resume(format!(
-                    "the data holds '{has}', and '{}' was noted",
-                    self.applier.executed()
-                )))
-            };
-        };
-        let number = self.applier.number_named(&target.file).ok_or_else(|| {
-            RestoreError::cannot_resume(format!(
-                "it was on its way to {}:{}, which lies behind the target now",
-                target.file, target.offset
-            ))
-        })?;
-        self.applier.wait_for(number).await?;
-        let in_flight = usize::try_from(self.server.launch().options.workers).unwrap_or(usize::MAX);
-        self.applier
-            .go_on(has, (number, BinlogOffset(target.offset)), in_flight)
+    /// Notes that all up to here is applied, so that a replay which is interrupted later need not begin before it.
+    async fn mark(&mut self) -> Result<(), RestoreError> {
+        control::flush_engine_logs(self.server.sql()).await?;
+        if let Some(end) = self.applier.end() {
+            self.state.applied = Some(end);
+        }
+        self.state.applying_to = None;
+        self.state.executed = self.applier.executed().to_string();
+        self.write_state()
     }
 
     /// Ends the replay: stops the server in order, and proves by a start with full durability that it stands where the log
@@ -271,14 +248,26 @@ fn check_goes_on(state: &ReplayState, files: &[LogFile]) -> Result<(), RestoreEr
 fn start_of(
     state: &ReplayState,
     base_offset: Option<BinlogOffset>,
-    flavor: Flavor,
+    has: &Executed,
+    options: &PrivateOptions,
 ) -> Result<LogStart, RestoreError> {
-    let executed = Executed::parse(flavor, &state.executed)
+    let executed = Executed::parse(has.flavor(), &state.executed)
         .map_err(|error| RestoreError::cannot_resume(format!("what was noted is no position: {error}")))?;
     let applied = state.applied.as_ref().map(|applied| BinlogOffset(applied.offset));
+    if state.applying_to.is_none() && *has != executed {
+        return Err(RestoreError::cannot_resume(format!(
+            "the data holds '{has}', and '{executed}' was noted"
+        )));
+    }
+    let interrupted = state.applying_to.as_ref().map(|target| Interrupted {
+        has: has.clone(),
+        target: (target.file.clone(), BinlogOffset(target.offset)),
+        in_flight: usize::try_from(options.workers).unwrap_or(usize::MAX),
+    });
     Ok(LogStart {
         offset: applied.or(base_offset),
         executed,
+        interrupted,
     })
 }
 

@@ -6,7 +6,7 @@ mod dump;
 mod golden;
 mod live;
 mod synthetic;
-mod writer;
+pub(crate) mod writer;
 
 use super::*;
 

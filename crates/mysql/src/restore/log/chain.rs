@@ -4,8 +4,12 @@
 //! every event's checksum and position, transactions whole, and what a file says lies before it (MySQL's previous GTIDs,
 //! MariaDB's list) equal to what was read before it. Pure and streaming: a file is fed in portions while it is written.
 //!
+//! Transactions may come twice: where another server took over, what it had replicated before, and where an interrupted
+//! replay goes on. MySQL passes over what it has. MariaDB does not; there the chain says from where on a file is to be
+//! applied, which is one point, as a position of its domains is.
+//!
 //! Invariants: after an error the chain is of no use any more; what [`LogChain::end_file`] tells counts transactions that
-//! are whole, from where applying begins, and no others.
+//! are whole, that the data lacks, and no others.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +18,7 @@ use tidemark_types::Timestamp;
 use super::error::LogError;
 use super::executed::Executed;
 use super::reader::{FileReader, Logged, Meaning, Step};
+use super::scan::{Applied, is_all_or_nothing};
 use crate::binlog::{BinlogOffset, FileEnd, Flavor, Transaction, TransactionGtid, TransactionKind, XaId};
 use crate::gtid::MariaDbState;
 
@@ -29,17 +34,41 @@ pub struct LogStart {
     /// What the data holds. In MySQL it may be more than what lies before the offset, never less; in MariaDB it is the
     /// position there.
     pub executed: Executed,
+    /// An earlier replay was interrupted behind the offset.
+    pub interrupted: Option<Interrupted>,
+}
+
+/// A replay that was interrupted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupted {
+    /// What the data has executed now.
+    pub has: Executed,
+    /// The file that it was on its way to, by [`LogFile::name`], and the offset there: behind it nothing was begun.
+    pub target: (String, BinlogOffset),
+    /// So many transactions may have been under way at once.
+    pub in_flight: usize,
+}
+
+/// A binlog file that is to be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// What it is called in messages and in the state of an interrupted replay, such as `bin.000003`; different for each
+    /// file of a log.
+    pub name: String,
+    /// How it ends.
+    pub ending: FileEnding,
+    /// Another server's log, or another incarnation, goes on from the files before. What it says lies before it may be less
+    /// than they hold; then it repeats transactions.
+    pub begins_branch: bool,
 }
 
 /// How a file ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileEnding {
-    /// With the event that ends a file: the server went on to the next.
-    Closed,
-    /// Anywhere: the server crashed, and went on with the next file. A tail that is no whole transaction never happened,
-    /// as the next file's list proves.
-    Crashed,
-    /// Here, between two transactions: the target.
+    /// Where it ended: with the event that ends a file, or anywhere, when its server crashed. A tail that is no whole
+    /// transaction never happened then, as the next file's list proves.
+    Ended,
+    /// Here, between two transactions: the target, or where the log goes on on another branch.
     Cut(BinlogOffset),
 }
 
@@ -61,6 +90,8 @@ pub struct FileFacts {
     pub format_end: BinlogOffset,
     /// The end of its last transaction, or of what comes before the first.
     pub last_transaction: BinlogOffset,
+    /// From where on it is to be applied; `None`: the data has all of it. In MySQL its beginning, or the start.
+    pub apply_from: Option<BinlogOffset>,
     /// Transactions in it that a server is to execute: neither before the start, nor in the data already.
     pub transactions: u64,
     /// What a server has executed when it has applied all up to the end of this file.
@@ -85,6 +116,8 @@ pub struct LogChain {
     is_started: bool,
     logged: Option<Logged>,
     executed: Executed,
+    /// What the data may have of what comes; `None` when that lies behind.
+    overlap: Option<Overlap>,
     server_ids: BTreeSet<u32>,
     prepared: Vec<PreparedXa>,
     has_anonymous: bool,
@@ -92,13 +125,40 @@ pub struct LogChain {
     file: File,
 }
 
+/// Transactions come that the data may have.
+#[derive(Debug)]
+struct Overlap {
+    applied: Applied,
+    interrupted: Option<Interrupted>,
+}
+
+impl Overlap {
+    /// Whether a transaction, which the data lacks, may have been begun when the replay was interrupted.
+    fn is_in_flight(&mut self, file: &str, transaction: &Transaction) -> bool {
+        let Some(Interrupted {
+            target, in_flight, ..
+        }) = &mut self.interrupted
+        else {
+            return false;
+        };
+        let is_past_target = file == target.0 && transaction.begin >= target.1;
+        let is_in_flight = *in_flight > 0 && !is_past_target;
+        *in_flight = in_flight.saturating_sub(1);
+        is_in_flight
+    }
+}
+
 /// The file that is being read.
 #[derive(Debug)]
 struct File {
     name: String,
     ending: FileEnding,
+    begins_branch: bool,
+    apply_from: Option<BinlogOffset>,
     reader: FileReader,
     is_listed: bool,
+    /// An event begins where applying is to begin.
+    has_start: bool,
     format_end: BinlogOffset,
     settled: BinlogOffset,
     last_transaction: BinlogOffset,
@@ -110,22 +170,35 @@ struct File {
 impl LogChain {
     /// A chain that begins with the file that `start` lies in.
     pub fn new(start: LogStart) -> LogChain {
+        let interrupted = start.interrupted.clone();
+        let has = interrupted.as_ref().map(|interrupted| interrupted.has.clone());
+        let overlap = has.clone().map(|has| Overlap {
+            applied: Applied::new(&start.executed, has),
+            interrupted,
+        });
         LogChain {
-            executed: start.executed.clone(),
+            executed: has.unwrap_or_else(|| start.executed.clone()),
             start,
             is_started: false,
             logged: None,
+            overlap,
             server_ids: BTreeSet::new(),
             prepared: Vec::new(),
             has_anonymous: false,
             last_commit: None,
-            file: File::new("", FileEnding::Closed),
+            file: File::none(),
         }
     }
 
-    /// Begins the next file. `name` is for messages.
-    pub fn begin_file(&mut self, name: &str, ending: FileEnding) {
-        self.file = File::new(name, ending);
+    /// Begins the next file.
+    pub fn begin_file(&mut self, file: &LogFile) {
+        self.file = File {
+            name: file.name.clone(),
+            ending: file.ending,
+            begins_branch: file.begins_branch,
+            apply_from: (self.is_started && self.goes_straight_on()).then_some(BinlogOffset::FIRST_EVENT),
+            ..File::none()
+        };
     }
 
     /// Adds the next bytes of the file.
@@ -147,7 +220,9 @@ impl LogChain {
         let end = self.file.usable_end()?;
         if !self.is_started {
             // Nothing of this file is to be applied.
-            self.start_at(end)?;
+            let at = self.start.offset.unwrap_or(end);
+            let is_between = self.file.is_listed && (at == end || self.file.has_start);
+            self.start_at(at, is_between)?;
         }
         let file = &mut self.file;
         if file.times.last() != file.last_time.as_ref() {
@@ -157,15 +232,22 @@ impl LogChain {
             end,
             format_end: file.format_end,
             last_transaction: file.last_transaction,
+            apply_from: file.apply_from,
             transactions: file.transactions,
             executed: self.executed.clone(),
             times: std::mem::take(&mut file.times),
         })
     }
 
-    /// What a server has executed when it has applied what was read.
-    pub fn executed(&self) -> &Executed {
-        &self.executed
+    /// Checks that the log may end here: that everything was found in it that the data has.
+    ///
+    /// # Errors
+    /// [`LogError::Apart`].
+    pub fn end(&self) -> Result<(), LogError> {
+        match &self.overlap {
+            Some(overlap) if !overlap.applied.is_all_seen() => Err(self.apart("its end".to_owned())),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// MariaDB: the state of the binlog that ends here, as `gtid_binlog_state` has it.
@@ -204,31 +286,39 @@ impl LogChain {
                 file: self.file.name.clone(),
             });
         }
-        let is_start = match self.start.offset {
-            Some(offset) => step.begin >= offset,
-            None => begins,
-        };
-        if !self.is_started && is_start {
-            if !step.is_between {
-                return Err(self.no_start(self.start.offset.unwrap_or(step.begin)));
-            }
-            self.start_at(step.begin)?;
+        if !self.is_started {
+            self.look_for_start(&step)?;
         }
         match step.meaning {
             Meaning::Format(found) => self.check_vendor(found, step.end),
             Meaning::Listed(listed) => self.join(listed),
             Meaning::Ends(transaction) => self.transaction(&transaction),
-            Meaning::Incident(message) => Err(LogError::Incident {
+            Meaning::Incident(message) if self.is_started => Err(LogError::Incident {
                 file: self.file.name.clone(),
                 at: step.begin,
                 message,
             }),
-            Meaning::Begins | Meaning::Other => Ok(()),
+            // What is missing before the start, the base holds.
+            Meaning::Incident(_) | Meaning::Begins | Meaning::Other => Ok(()),
         }?;
         if self.file.reader.is_between() {
             self.file.settled = step.end;
         }
         Ok(())
+    }
+
+    /// Whether applying begins with this event. Not before the file has told what lies before it; up to there are no
+    /// transactions.
+    fn look_for_start(&mut self, step: &Step) -> Result<(), LogError> {
+        let begins = matches!(step.meaning, Meaning::Begins);
+        let offset = self.start.offset;
+        self.file.has_start |= offset == Some(step.begin);
+        let is_start = self.file.is_listed && offset.map_or(begins, |offset| step.begin >= offset);
+        if !is_start {
+            return Ok(());
+        }
+        let is_between = step.is_between && (offset.is_none() || self.file.has_start);
+        self.start_at(offset.unwrap_or(step.begin), is_between)
     }
 
     fn check_vendor(&mut self, found: Flavor, format_end: BinlogOffset) -> Result<(), LogError> {
@@ -248,24 +338,63 @@ impl LogChain {
     /// Compares what the file says lies before it with what was read.
     fn join(&mut self, listed: Logged) -> Result<(), LogError> {
         self.file.is_listed = true;
-        match &self.logged {
-            None => self.logged = Some(listed),
-            Some(logged) if *logged == listed => {}
-            Some(logged) => {
-                return Err(LogError::NotJoined {
-                    file: self.file.name.clone(),
-                    listed: listed.to_string(),
-                    logged: logged.to_string(),
-                });
-            }
+        let joins = match &self.logged {
+            None => true,
+            Some(_) if self.file.begins_branch => self.join_branch(&listed),
+            Some(logged) => *logged == listed,
+        };
+        if !joins {
+            return Err(LogError::NotJoined {
+                file: self.file.name.clone(),
+                listed: listed.to_string(),
+                logged: self.logged.as_ref().map_or(String::new(), Logged::to_string),
+            });
+        }
+        if self.logged.is_none() || self.file.begins_branch {
+            self.logged = Some(listed);
         }
         Ok(())
     }
 
-    /// Applying begins here. Nothing may lie between what the data holds and this point.
-    fn start_at(&mut self, at: BinlogOffset) -> Result<(), LogError> {
-        if self.start.offset.is_some_and(|offset| offset != at) {
-            return Err(self.no_start(self.start.offset.unwrap_or(at)));
+    /// A branch begins. What it says lies before it must be in the log, or in the data; what it lacks of that, it repeats.
+    fn join_branch(&mut self, listed: &Logged) -> bool {
+        match (listed, &self.executed) {
+            (Logged::MySql(listed), Executed::MySql(executed)) => executed.contains_all(listed),
+            (Logged::MariaDb(listed), Executed::MariaDb(executed)) => {
+                let listed = listed.position();
+                // Further on in a domain than we are: log is missing.
+                let is_within = executed.is_at_or_past_all(&listed);
+                let applied = Applied::new(&Executed::MariaDb(listed), self.executed.clone());
+                if applied.is_passed() {
+                    self.file.apply_from = Some(BinlogOffset::FIRST_EVENT);
+                } else {
+                    self.file.apply_from = None;
+                    self.overlap = Some(Overlap {
+                        applied,
+                        interrupted: None,
+                    });
+                }
+                is_within
+            }
+            (_, _) => false,
+        }
+    }
+
+    /// Whether what comes is to be applied as it is: MySQL passes over what it has by itself.
+    fn goes_straight_on(&self) -> bool {
+        self.overlap
+            .as_ref()
+            .is_none_or(|overlap| overlap.applied.is_passed())
+    }
+
+    /// Applying begins here. Nothing may lie between what the data holds and this point, which must lie between two
+    /// transactions.
+    fn start_at(&mut self, at: BinlogOffset, is_between: bool) -> Result<(), LogError> {
+        if !is_between {
+            return Err(LogError::Start {
+                file: self.file.name.clone(),
+                at,
+            });
         }
         let missing = match (&self.logged, &self.start.executed) {
             (Some(Logged::MySql(logged)), Executed::MySql(held)) => {
@@ -276,7 +405,7 @@ impl LogChain {
                 let logged = logged.position();
                 (logged != *held).then(|| logged.to_string())
             }
-            // A file without any transaction need not tell what lies before it.
+            // Not of this vendor: refused already.
             (_, _) => None,
         };
         if let Some(missing) = missing {
@@ -287,14 +416,8 @@ impl LogChain {
             });
         }
         self.is_started = true;
+        self.file.apply_from = self.goes_straight_on().then_some(at);
         Ok(())
-    }
-
-    fn no_start(&self, at: BinlogOffset) -> LogError {
-        LogError::Start {
-            file: self.file.name.clone(),
-            at,
-        }
     }
 
     fn transaction(&mut self, transaction: &Transaction) -> Result<(), LogError> {
@@ -316,7 +439,7 @@ impl LogChain {
             }
             _ => {}
         }
-        if self.is_started && self.executed.advance(&transaction.gtid) {
+        if self.is_started && self.is_new(transaction)? {
             self.file.transactions += 1;
         }
         self.last_commit = Some(transaction.commit_time);
@@ -324,10 +447,43 @@ impl LogChain {
         Ok(())
     }
 
+    /// Whether the data lacks a transaction. It has it from here on.
+    fn is_new(&mut self, transaction: &Transaction) -> Result<bool, LogError> {
+        let gtid = &transaction.gtid;
+        if let Some(overlap) = &mut self.overlap {
+            if overlap.applied.holds(gtid) {
+                if overlap.applied.is_passed() {
+                    self.file.apply_from.get_or_insert(transaction.end);
+                }
+                return Ok(false);
+            }
+            let is_in_flight = overlap.is_in_flight(&self.file.name, transaction);
+            if !overlap.applied.is_passed() {
+                return Err(self.apart(gtid.to_string()));
+            }
+            if is_in_flight && !is_all_or_nothing(transaction) {
+                return Err(LogError::InPart {
+                    file: self.file.name.clone(),
+                    at: transaction.begin,
+                    gtid: gtid.to_string(),
+                });
+            }
+        }
+        Ok(self.executed.advance(gtid))
+    }
+
+    fn apart(&self, before: String) -> LogError {
+        LogError::Apart {
+            file: self.file.name.clone(),
+            executed: self.executed.to_string(),
+            before,
+        }
+    }
+
     /// Adds a transaction to what lies in the log; false when it lies there already.
     fn log(&mut self, gtid: &TransactionGtid) -> bool {
         match (&mut self.logged, gtid) {
-            (Some(Logged::MySql(set)), TransactionGtid::MySql(gtid)) => set.add(gtid),
+            (Some(Logged::MySql(set)), TransactionGtid::MySql(gtid)) => !set.contains(gtid) && set.add(gtid),
             (Some(Logged::MariaDb(state)), TransactionGtid::MariaDb(gtid)) => {
                 state.advance(*gtid);
                 true
@@ -338,12 +494,15 @@ impl LogChain {
 }
 
 impl File {
-    fn new(name: &str, ending: FileEnding) -> File {
+    fn none() -> File {
         File {
-            name: name.to_owned(),
-            ending,
+            name: String::new(),
+            ending: FileEnding::Ended,
+            begins_branch: false,
+            apply_from: None,
             reader: FileReader::new(),
             is_listed: false,
+            has_start: false,
             format_end: BinlogOffset::FIRST_EVENT,
             settled: BinlogOffset::FIRST_EVENT,
             last_transaction: BinlogOffset::FIRST_EVENT,
@@ -386,12 +545,8 @@ impl File {
             _ => None,
         };
         match self.ending {
-            FileEnding::Closed if self.reader.end() == FileEnd::Closed => Ok(whole),
-            FileEnding::Closed => Err(LogError::Unfinished {
-                file: self.name.clone(),
-                at: whole,
-            }),
-            FileEnding::Crashed => Ok(self.settled),
+            FileEnding::Ended if self.reader.end() == FileEnd::Closed => Ok(whole),
+            FileEnding::Ended => Ok(self.settled),
             FileEnding::Cut(cut) => match cut_problem(cut) {
                 None => Ok(cut),
                 Some(problem) => Err(LogError::Cut {

@@ -94,15 +94,31 @@ pub enum LogError {
         /// What the source wrote.
         message: String,
     },
-    /// The file has no end, and the log goes on in another.
+    /// What the data has executed is no one point of the log.
     #[error(
-        "binlog file {file} ends at offset {at} without the event that ends a file: some of it is missing"
+        "the data holds '{executed}', which the log does not reach before {before} in {file}: its domains came to places \
+         apart, or it is another's data; lay the base backup down again and replay from it"
     )]
-    Unfinished {
+    Apart {
+        /// The file where that showed.
+        file: String,
+        /// What the data holds.
+        executed: String,
+        /// The transaction that it lacks.
+        before: String,
+    },
+    /// An interrupted replay may have left a part of a transaction.
+    #[error(
+        "transaction {gtid} ({file}:{at}) was perhaps applied in part when the replay was interrupted: it changes the schema, \
+         or engines without transactions, or is XA; lay the base backup down again and replay from it"
+    )]
+    InPart {
         /// The file.
         file: String,
-        /// Where its bytes end.
+        /// Where it begins.
         at: BinlogOffset,
+        /// Which transaction.
+        gtid: String,
     },
     /// The target does not lie between two transactions.
     #[error("binlog file {file} cannot be cut at offset {cut}: {problem}")]
@@ -122,10 +138,10 @@ impl LogError {
         match self {
             LogError::Damaged { source, .. } => source.class(),
             LogError::Vendor { .. } => ErrorClass::Config,
-            LogError::Unlisted { .. }
-            | LogError::NotJoined { .. }
-            | LogError::Repeated { .. }
-            | LogError::Unfinished { .. } => ErrorClass::Corrupt,
+            LogError::Unlisted { .. } | LogError::NotJoined { .. } | LogError::Repeated { .. } => {
+                ErrorClass::Corrupt
+            }
+            LogError::Apart { .. } | LogError::InPart { .. } => ErrorClass::Conflict,
             LogError::BehindBase { .. } | LogError::Incident { .. } => ErrorClass::Unreachable,
             LogError::Start { .. } | LogError::Cut { .. } => ErrorClass::Permanent,
         }

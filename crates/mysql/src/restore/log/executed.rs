@@ -46,7 +46,7 @@ impl Executed {
     /// passed over.
     pub(crate) fn advance(&mut self, gtid: &TransactionGtid) -> bool {
         match (self, gtid) {
-            (Executed::MySql(set), TransactionGtid::MySql(gtid)) => set.add(gtid),
+            (Executed::MySql(set), TransactionGtid::MySql(gtid)) => !set.contains(gtid) && set.add(gtid),
             (Executed::MariaDb(position), TransactionGtid::MariaDb(gtid)) => {
                 position.advance(*gtid);
                 true

@@ -9,8 +9,8 @@ mod scan;
 mod tests;
 mod transactions;
 
-pub use chain::{FileEnding, FileFacts, LogChain, LogStart, PreparedXa, TimeMark};
+pub use chain::{FileEnding, FileFacts, Interrupted, LogChain, LogFile, LogStart, PreparedXa, TimeMark};
 pub use error::LogError;
 pub use executed::Executed;
-pub(super) use scan::{Located, UnappliedSearch, is_all_or_nothing};
+pub(super) use scan::{FailureSearch, Located};
 pub(super) use transactions::TransactionReader;

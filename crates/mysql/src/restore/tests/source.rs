@@ -105,9 +105,14 @@ impl Source {
                 let ending = if name == until.file {
                     FileEnding::Cut(until.offset)
                 } else {
-                    FileEnding::Closed
+                    FileEnding::Ended
                 };
-                (LogFile { name, ending }, path)
+                let file = LogFile {
+                    name,
+                    ending,
+                    begins_branch: false,
+                };
+                (file, path)
             })
             .collect();
         let last = files.iter().position(|(file, _)| file.name == until.file);
