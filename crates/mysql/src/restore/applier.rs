@@ -11,10 +11,9 @@ use tidemark_types::Timestamp;
 use super::RestoreError;
 use super::control::{self, ApplierError, ApplierStatus};
 use super::error::FailedTransaction;
-use super::log::{Executed, FailureSearch, Located};
+use super::log::{Executed, FailureSearch, Located, LogPlace};
 use super::relay::{ChainEnd, FeedEnd, Placed, RelayLogs};
 use super::server::PrivateServer;
-use super::state::LogPlace;
 use crate::binlog::BinlogOffset;
 
 /// How often the applier is asked where it is.
@@ -101,20 +100,18 @@ impl Applier {
     }
 
     /// The file that a batch ends in, as the original called it, and the offset there.
-    pub(super) fn end_of(&self, batch: Batch) -> LogPlace {
-        LogPlace {
-            file: self.name(batch.end.0).to_owned(),
-            offset: batch.end.1.0,
-        }
+    pub(super) fn end_of(&self, batch: Batch) -> Option<LogPlace> {
+        self.place(batch.end)
     }
 
     /// The end of all that is behind us; `None` before the first file.
     pub(super) fn end(&self) -> Option<LogPlace> {
         let last = self.done.checked_sub(1)?;
-        Some(LogPlace {
-            file: self.name(last).to_owned(),
-            offset: self.facts(last)?.end.0,
-        })
+        self.place((last, self.facts(last)?.end))
+    }
+
+    fn place(&self, place: Place) -> Option<LogPlace> {
+        self.relay.files().get(place.0).map(|file| file.place(place.1))
     }
 
     /// Waits until there is something to apply, and says what; `None` when all is. What the data has already is passed over.

@@ -22,11 +22,12 @@ mod tests;
 pub use applier::ReplayProgress;
 pub use error::{FailedTransaction, RestoreError};
 pub use log::{
-    Executed, FileEnding, FileFacts, Interrupted, LogChain, LogError, LogFile, LogStart, PreparedXa, TimeMark,
+    Executed, FileEnding, FileFacts, Interrupted, LogChain, LogError, LogFile, LogPlace, LogStart,
+    PreparedXa, TimeMark,
 };
 pub use options::{PrivateOptions, SETTINGS_OF_THE_ORIGINAL};
 pub use program::{Series, ServerProgram};
 pub use relay::RelayFeed;
 pub use replay::{Ending, Held, Replay, ReplayStart, Replayed};
 pub use server::{LeftRunning, ServerLaunch};
-pub use state::{LogPlace, ReplayState};
+pub use state::ReplayState;

@@ -7,12 +7,12 @@ use tidemark_types::Timestamp;
 use super::RestoreError;
 use super::applier::{Applier, ReplayProgress};
 use super::control;
-use super::log::{Executed, Interrupted, LogChain, LogFile, LogStart, PreparedXa};
+use super::log::{Executed, Interrupted, LogChain, LogFile, LogPlace, LogStart, PreparedXa};
 use super::options::{PrivateOptions, Purpose};
 use super::owner::ServerUser;
 use super::relay::{RelayFeed, RelayLogs};
 use super::server::{LeftRunning, PrivateServer, ServerLaunch};
-use super::state::{LogPlace, ReplayState};
+use super::state::ReplayState;
 use crate::binlog::{BinlogOffset, XaId};
 use crate::gtid::GtidSet;
 
@@ -149,7 +149,7 @@ impl Replay {
 
     async fn apply_all(&mut self, tell: &mut (dyn FnMut(ReplayProgress) + Send)) -> Result<(), RestoreError> {
         while let Some(batch) = self.applier.next_batch().await? {
-            self.state.applying_to = Some(self.applier.end_of(batch));
+            self.state.applying_to = self.applier.end_of(batch);
             self.state.has_anonymous |= self.applier.chain().has_anonymous;
             self.write_state()?;
             self.applier.apply(&mut self.server, batch, tell).await?;
@@ -235,7 +235,7 @@ fn check_goes_on(state: &ReplayState, files: &[LogFile]) -> Result<(), RestoreEr
     let Some(applied) = &state.applied else {
         return Ok(());
     };
-    if files.first().is_none_or(|first| first.name == applied.file) {
+    if files.first().is_none_or(|first| first.holds(applied)) {
         return Ok(());
     }
     Err(RestoreError::cannot_resume(format!(
@@ -261,7 +261,7 @@ fn start_of(
     }
     let interrupted = state.applying_to.as_ref().map(|target| Interrupted {
         has: has.clone(),
-        target: (target.file.clone(), BinlogOffset(target.offset)),
+        target: target.clone(),
         in_flight: usize::try_from(options.workers).unwrap_or(usize::MAX),
     });
     Ok(LogStart {

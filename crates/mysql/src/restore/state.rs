@@ -11,20 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::RestoreError;
+use super::log::LogPlace;
 use super::owner::ServerUser;
 
 /// Of this file; a later one may hold what an earlier program would pass over.
 const FORMAT: u32 = 1;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// A place in the log of the original.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogPlace {
-    /// The file, as [`super::LogFile::name`] has it.
-    pub file: String,
-    /// The offset in it, between two transactions.
-    pub offset: u64,
-}
 
 /// What is noted of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

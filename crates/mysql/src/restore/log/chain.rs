@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use tidemark_types::Timestamp;
 
 use super::error::LogError;
@@ -43,23 +44,50 @@ pub struct LogStart {
 pub struct Interrupted {
     /// What the data has executed now.
     pub has: Executed,
-    /// The file that it was on its way to, by [`LogFile::name`], and the offset there: behind it nothing was begun.
-    pub target: (String, BinlogOffset),
+    /// The place that it was on its way to: behind it nothing was begun.
+    pub target: LogPlace,
     /// So many transactions may have been under way at once.
     pub in_flight: usize,
+}
+
+/// A place in an archived log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPlace {
+    /// The branch, as the archive numbers it.
+    pub branch: u32,
+    /// The binlog file on it, by name.
+    pub file: String,
+    /// The offset in it.
+    pub offset: u64,
 }
 
 /// A binlog file that is to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFile {
-    /// What it is called in messages and in the state of an interrupted replay, such as `bin.000003`; different for each
-    /// file of a log.
+    /// The branch that it is on, as the archive numbers it. A file of another branch than the one before comes from another
+    /// server, or another incarnation. What it says lies before it may be less than the files before hold: then it repeats
+    /// transactions.
+    pub branch: u32,
+    /// Its name, such as `bin.000003`.
     pub name: String,
     /// How it ends.
     pub ending: FileEnding,
-    /// Another server's log, or another incarnation, goes on from the files before. What it says lies before it may be less
-    /// than they hold; then it repeats transactions.
-    pub begins_branch: bool,
+}
+
+impl LogFile {
+    /// A place in it.
+    pub fn place(&self, offset: BinlogOffset) -> LogPlace {
+        LogPlace {
+            branch: self.branch,
+            file: self.name.clone(),
+            offset: offset.0,
+        }
+    }
+
+    /// Whether a place lies in it.
+    pub fn holds(&self, place: &LogPlace) -> bool {
+        self.branch == place.branch && self.name == place.file
+    }
 }
 
 /// How a file ends.
@@ -134,14 +162,14 @@ struct Overlap {
 
 impl Overlap {
     /// Whether a transaction, which the data lacks, may have been begun when the replay was interrupted.
-    fn is_in_flight(&mut self, file: &str, transaction: &Transaction) -> bool {
+    fn is_in_flight(&mut self, file: &LogFile, transaction: &Transaction) -> bool {
         let Some(Interrupted {
             target, in_flight, ..
         }) = &mut self.interrupted
         else {
             return false;
         };
-        let is_past_target = file == target.0 && transaction.begin >= target.1;
+        let is_past_target = file.holds(target) && transaction.begin.0 >= target.offset;
         let is_in_flight = *in_flight > 0 && !is_past_target;
         *in_flight = in_flight.saturating_sub(1);
         is_in_flight
@@ -151,8 +179,7 @@ impl Overlap {
 /// The file that is being read.
 #[derive(Debug)]
 struct File {
-    name: String,
-    ending: FileEnding,
+    log_file: LogFile,
     begins_branch: bool,
     apply_from: Option<BinlogOffset>,
     reader: FileReader,
@@ -186,18 +213,20 @@ impl LogChain {
             prepared: Vec::new(),
             has_anonymous: false,
             last_commit: None,
-            file: File::none(),
+            file: File::new(LogFile {
+                branch: 0,
+                name: String::new(),
+                ending: FileEnding::Ended,
+            }),
         }
     }
 
     /// Begins the next file.
     pub fn begin_file(&mut self, file: &LogFile) {
         self.file = File {
-            name: file.name.clone(),
-            ending: file.ending,
-            begins_branch: file.begins_branch,
+            begins_branch: self.file.log_file.branch != file.branch,
             apply_from: (self.is_started && self.goes_straight_on()).then_some(BinlogOffset::FIRST_EVENT),
-            ..File::none()
+            ..File::new(file.clone())
         };
     }
 
@@ -283,7 +312,7 @@ impl LogChain {
         let begins = matches!(step.meaning, Meaning::Begins);
         if begins && !self.file.is_listed {
             return Err(LogError::Unlisted {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
             });
         }
         if !self.is_started {
@@ -294,7 +323,7 @@ impl LogChain {
             Meaning::Listed(listed) => self.join(listed),
             Meaning::Ends(transaction) => self.transaction(&transaction),
             Meaning::Incident(message) if self.is_started => Err(LogError::Incident {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
                 at: step.begin,
                 message,
             }),
@@ -329,7 +358,7 @@ impl LogChain {
             return Ok(());
         }
         Err(LogError::Vendor {
-            file: self.file.name.clone(),
+            file: self.file.log_file.name.clone(),
             expected,
             found,
         })
@@ -345,7 +374,7 @@ impl LogChain {
         };
         if !joins {
             return Err(LogError::NotJoined {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
                 listed: listed.to_string(),
                 logged: self.logged.as_ref().map_or(String::new(), Logged::to_string),
             });
@@ -392,7 +421,7 @@ impl LogChain {
     fn start_at(&mut self, at: BinlogOffset, is_between: bool) -> Result<(), LogError> {
         if !is_between {
             return Err(LogError::Start {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
                 at,
             });
         }
@@ -410,7 +439,7 @@ impl LogChain {
         };
         if let Some(missing) = missing {
             return Err(LogError::BehindBase {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
                 at,
                 missing,
             });
@@ -423,12 +452,20 @@ impl LogChain {
     fn transaction(&mut self, transaction: &Transaction) -> Result<(), LogError> {
         if !self.log(&transaction.gtid) {
             return Err(LogError::Repeated {
-                file: self.file.name.clone(),
+                file: self.file.log_file.name.clone(),
                 at: transaction.begin,
                 gtid: transaction.gtid.to_string(),
             });
         }
-        self.has_anonymous |= transaction.gtid == TransactionGtid::Anonymous;
+        if transaction.gtid == TransactionGtid::Anonymous {
+            self.has_anonymous = true;
+            if self.start.offset.is_none() {
+                return Err(LogError::Anonymous {
+                    file: self.file.log_file.name.clone(),
+                    at: transaction.begin,
+                });
+            }
+        }
         match &transaction.kind {
             TransactionKind::XaPrepare(id) => self.prepared.push(PreparedXa {
                 id: id.clone(),
@@ -457,13 +494,13 @@ impl LogChain {
                 }
                 return Ok(false);
             }
-            let is_in_flight = overlap.is_in_flight(&self.file.name, transaction);
+            let is_in_flight = overlap.is_in_flight(&self.file.log_file, transaction);
             if !overlap.applied.is_passed() {
                 return Err(self.apart(gtid.to_string()));
             }
             if is_in_flight && !is_all_or_nothing(transaction) {
                 return Err(LogError::InPart {
-                    file: self.file.name.clone(),
+                    file: self.file.log_file.name.clone(),
                     at: transaction.begin,
                     gtid: gtid.to_string(),
                 });
@@ -474,7 +511,7 @@ impl LogChain {
 
     fn apart(&self, before: String) -> LogError {
         LogError::Apart {
-            file: self.file.name.clone(),
+            file: self.file.log_file.name.clone(),
             executed: self.executed.to_string(),
             before,
         }
@@ -494,10 +531,9 @@ impl LogChain {
 }
 
 impl File {
-    fn none() -> File {
+    fn new(log_file: LogFile) -> File {
         File {
-            name: String::new(),
-            ending: FileEnding::Ended,
+            log_file,
             begins_branch: false,
             apply_from: None,
             reader: FileReader::new(),
@@ -514,7 +550,7 @@ impl File {
 
     fn next(&mut self, bytes: &mut &[u8]) -> Result<Option<Step>, LogError> {
         self.reader.next(bytes).map_err(|source| LogError::Damaged {
-            file: self.name.clone(),
+            file: self.log_file.name.clone(),
             source,
         })
     }
@@ -544,13 +580,13 @@ impl File {
             _ if !self.reader.is_between() => Some("it lies within a transaction"),
             _ => None,
         };
-        match self.ending {
+        match self.log_file.ending {
             FileEnding::Ended if self.reader.end() == FileEnd::Closed => Ok(whole),
             FileEnding::Ended => Ok(self.settled),
             FileEnding::Cut(cut) => match cut_problem(cut) {
                 None => Ok(cut),
                 Some(problem) => Err(LogError::Cut {
-                    file: self.name.clone(),
+                    file: self.log_file.name.clone(),
                     cut,
                     problem,
                 }),

@@ -94,6 +94,17 @@ pub enum LogError {
         /// What the source wrote.
         message: String,
     },
+    /// A transaction without a GTID, where only GTIDs tell what the data holds.
+    #[error(
+        "binlog file {file} holds a transaction without a GTID at offset {at}, and the base backup does not tell exactly \
+         where in the log its data stands: set gtid_mode = ON and take another base backup"
+    )]
+    Anonymous {
+        /// The file.
+        file: String,
+        /// Where it begins.
+        at: BinlogOffset,
+    },
     /// What the data has executed is no one point of the log.
     #[error(
         "the data holds '{executed}', which the log does not reach before {before} in {file}: its domains came to places \
@@ -142,7 +153,9 @@ impl LogError {
                 ErrorClass::Corrupt
             }
             LogError::Apart { .. } | LogError::InPart { .. } => ErrorClass::Conflict,
-            LogError::BehindBase { .. } | LogError::Incident { .. } => ErrorClass::Unreachable,
+            LogError::BehindBase { .. } | LogError::Incident { .. } | LogError::Anonymous { .. } => {
+                ErrorClass::Unreachable
+            }
             LogError::Start { .. } | LogError::Cut { .. } => ErrorClass::Permanent,
         }
     }

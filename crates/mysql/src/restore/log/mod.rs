@@ -9,7 +9,9 @@ mod scan;
 mod tests;
 mod transactions;
 
-pub use chain::{FileEnding, FileFacts, Interrupted, LogChain, LogFile, LogStart, PreparedXa, TimeMark};
+pub use chain::{
+    FileEnding, FileFacts, Interrupted, LogChain, LogFile, LogPlace, LogStart, PreparedXa, TimeMark,
+};
 pub use error::LogError;
 pub use executed::Executed;
 pub(super) use scan::{FailureSearch, Located};

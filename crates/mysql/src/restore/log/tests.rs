@@ -93,11 +93,11 @@ fn chain(flavor: Flavor, held: &str) -> LogChain {
     })
 }
 
-fn add_as(chain: &mut LogChain, made: &Made, name: &str, begins_branch: bool) -> Result<FileFacts, LogError> {
+fn add_as(chain: &mut LogChain, made: &Made, branch: u32) -> Result<FileFacts, LogError> {
     chain.begin_file(&LogFile {
-        name: name.to_owned(),
+        branch,
+        name: "bin.000001".to_owned(),
         ending: FileEnding::Ended,
-        begins_branch,
     });
     for part in made.writer.bytes.chunks(7) {
         chain.feed(part)?;
@@ -106,7 +106,7 @@ fn add_as(chain: &mut LogChain, made: &Made, name: &str, begins_branch: bool) ->
 }
 
 fn add(chain: &mut LogChain, made: &Made) -> Result<FileFacts, LogError> {
-    add_as(chain, made, "bin.000001", false)
+    add_as(chain, made, 1)
 }
 
 const BOTH: [Flavor; 2] = [Flavor::MySql, Flavor::MariaDb];
@@ -124,7 +124,7 @@ fn files_that_join_are_counted() {
         let mut chain = chain(flavor, "");
         let first = add(&mut chain, &Made::new(flavor, "").with(5, 1).with(5, 2)).unwrap();
         assert_eq!(first.transactions, 2);
-        assert_eq!(first.apply_from.is_some(), true);
+        assert!(first.apply_from.is_some());
         let before = list(flavor, "1-2", "5-77-2");
         let second = add(&mut chain, &Made::new(flavor, before).with(5, 3)).unwrap();
         assert_eq!(second.transactions, 1);
@@ -204,7 +204,7 @@ fn what_a_branch_repeats_is_passed_over() {
             .with(5, 3);
         let middle = repeated.end();
         let branch = repeated.with(5, 4);
-        let facts = add_as(&mut chain, &branch, "2/bin.000001", true).unwrap();
+        let facts = add_as(&mut chain, &branch, 2).unwrap();
         assert_eq!(facts.transactions, 1);
         let from = match flavor {
             Flavor::MySql => BinlogOffset::FIRST_EVENT,
@@ -212,7 +212,7 @@ fn what_a_branch_repeats_is_passed_over() {
         };
         assert_eq!(facts.apply_from, Some(from));
         let before = list(flavor, "1-4", "5-77-4");
-        let next = add(&mut chain, &Made::new(flavor, before).with(5, 5)).unwrap();
+        let next = add_as(&mut chain, &Made::new(flavor, before).with(5, 5), 2).unwrap();
         assert_eq!(
             (next.transactions, next.apply_from),
             (1, Some(BinlogOffset::FIRST_EVENT))
@@ -225,16 +225,10 @@ fn what_a_branch_repeats_is_passed_over() {
 fn a_branch_that_repeats_whole_files() {
     let mut chain = chain(Flavor::MariaDb, "");
     add(&mut chain, &Made::new(Flavor::MariaDb, "").with(5, 1).with(5, 2)).unwrap();
-    let old = add_as(
-        &mut chain,
-        &Made::new(Flavor::MariaDb, "").with(5, 1),
-        "2/bin.000001",
-        true,
-    )
-    .unwrap();
+    let old = add_as(&mut chain, &Made::new(Flavor::MariaDb, "").with(5, 1), 2).unwrap();
     assert_eq!((old.transactions, old.apply_from), (0, None));
     let made = Made::new(Flavor::MariaDb, "5-77-1").with(5, 2);
-    let new = add(&mut chain, &made).unwrap();
+    let new = add_as(&mut chain, &made, 2).unwrap();
     // All of it was repeated: it is to be applied from its end on.
     assert_eq!((new.transactions, new.apply_from), (0, Some(made.end())));
 }
@@ -245,7 +239,7 @@ fn a_branch_that_knows_more_than_we_have_is_refused() {
         let mut chain = chain(flavor, "");
         add(&mut chain, &Made::new(flavor, "").with(5, 1)).unwrap();
         let branch = Made::new(flavor, list(flavor, "1-2", "5-77-2")).with(5, 3);
-        let error = add_as(&mut chain, &branch, "2/bin.000001", true).unwrap_err();
+        let error = add_as(&mut chain, &branch, 2).unwrap_err();
         assert!(matches!(error, LogError::NotJoined { .. }), "{error}");
     }
 }
@@ -255,13 +249,7 @@ fn a_branch_that_knows_more_than_we_have_is_refused() {
 fn a_branch_that_never_gets_where_we_are_is_refused() {
     let mut chain = chain(Flavor::MariaDb, "");
     add(&mut chain, &Made::new(Flavor::MariaDb, "").with(5, 1).with(5, 2)).unwrap();
-    add_as(
-        &mut chain,
-        &Made::new(Flavor::MariaDb, "5-77-1").with(5, 9),
-        "2/bin.000001",
-        true,
-    )
-    .unwrap();
+    add_as(&mut chain, &Made::new(Flavor::MariaDb, "5-77-1").with(5, 9), 2).unwrap();
     assert!(matches!(chain.end(), Err(LogError::Apart { .. })));
 }
 
@@ -271,7 +259,11 @@ fn interrupted(flavor: Flavor, held: &str, has: &str, in_flight: usize) -> LogCh
         executed: executed(flavor, held),
         interrupted: Some(Interrupted {
             has: executed(flavor, has),
-            target: ("bin.000001".to_owned(), BinlogOffset(1 << 20)),
+            target: LogPlace {
+                branch: 1,
+                file: "bin.000001".to_owned(),
+                offset: 1 << 20,
+            },
             in_flight,
         }),
     })
@@ -334,7 +326,7 @@ fn a_file_is_cut_between_transactions_only() {
         chain.begin_file(&LogFile {
             name: "bin.000001".to_owned(),
             ending: FileEnding::Cut(at),
-            begins_branch: false,
+            branch: 1,
         });
         chain.feed(&made.writer.bytes[..bytes]).unwrap();
         chain.end_file()

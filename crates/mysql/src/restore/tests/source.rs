@@ -108,9 +108,9 @@ impl Source {
                     FileEnding::Ended
                 };
                 let file = LogFile {
+                    branch: 1,
                     name,
                     ending,
-                    begins_branch: false,
                 };
                 (file, path)
             })
