@@ -132,6 +132,17 @@ pub enum MysqlError {
         /// The answer.
         error: ServerError,
     },
+    /// The server crashed while it wrote a file, and did not cut off what it had begun. MariaDB's dump ends there, although
+    /// other files follow (`send_events`: `LOG_READ_TRUNC`); MySQL trims the file at its next start.
+    #[error(
+        "binlog '{file}' ends in the midst of an event on the server, which crashed while it wrote it: {error}"
+    )]
+    TornFile {
+        /// The file.
+        file: String,
+        /// What the server says.
+        error: ServerError,
+    },
     /// Another replica with our server_id or uuid began a dump, and ours was ended for it.
     #[error("another replica has server_id {server_id} (or our uuid): {error}; set another server_id")]
     ReplicaIdInUse {
@@ -201,6 +212,7 @@ impl MysqlError {
             MysqlError::NoHost { attempts } => class_of_attempts(attempts),
             MysqlError::Server { error, .. } => error.class(),
             MysqlError::LogMissing { .. }
+            | MysqlError::TornFile { .. }
             | MysqlError::PastEnd { .. }
             | MysqlError::PositionTooFar { .. }
             | MysqlError::Protocol { .. }
@@ -213,6 +225,7 @@ impl MysqlError {
         match self {
             MysqlError::Server { error, .. }
             | MysqlError::MayNotReplicate { error, .. }
+            | MysqlError::TornFile { error, .. }
             | MysqlError::LogMissing { error, .. }
             | MysqlError::PastEnd { error, .. }
             | MysqlError::ReplicaIdInUse { error, .. } => Some(error),
@@ -346,6 +359,9 @@ impl ServerError {
                 position,
                 error: self,
             };
+        }
+        if says("truncated in the middle of event") {
+            return MysqlError::TornFile { file, error: self };
         }
         // A file that is not in the index or not on disk, at the start or on the way; MariaDB by GTID.
         let missing = [

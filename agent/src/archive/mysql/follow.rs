@@ -124,6 +124,15 @@ impl FollowError {
     }
 }
 
+/// How following ended without an error.
+pub enum Ended {
+    /// We were told to stop.
+    Cancelled,
+    /// The file was torn by a crash of the server, and its dump ends there: what was received is to be gone on with at the
+    /// next file. The transaction that the tear cut was never committed.
+    Torn(Box<Intake>),
+}
+
 /// See the module.
 pub struct Follower {
     stream: BinlogStream,
@@ -157,18 +166,21 @@ impl Follower {
     ///
     /// # Errors
     /// Whatever makes going on impossible. What could not be stored will be received again.
-    pub async fn run(mut self, cancel: &CancellationToken) -> Result<(), FollowError> {
+    pub async fn run(mut self, cancel: &CancellationToken) -> Result<Ended, FollowError> {
         let outcome = self.work(cancel).await;
+        if let Err(FollowError::Mysql(MysqlError::TornFile { .. })) = &outcome {
+            return Ok(Ended::Torn(Box::new(self.intake)));
+        }
         if outcome
             .as_ref()
             .is_err_and(|error| error.class() == ErrorClass::Conflict)
         {
-            return outcome;
+            return outcome.map(|()| Ended::Cancelled);
         }
         self.store_rest().await?;
         // The server may be gone; what is stored is stored all the same.
         let _ = self.durable_moved().await;
-        outcome
+        outcome.map(|()| Ended::Cancelled)
     }
 
     async fn work(&mut self, cancel: &CancellationToken) -> Result<(), FollowError> {

@@ -70,6 +70,11 @@ impl Intake {
         self.at.map(|at| self.files.position(at))
     }
 
+    /// The file that the server has to name next.
+    pub fn next_file(&self) -> u64 {
+        self.next.file
+    }
+
     /// How far everything is durable, as the server writes it.
     pub fn durable(&self) -> Position {
         self.files.position(self.shipper.durable())

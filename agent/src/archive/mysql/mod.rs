@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use tidemark_mysql::archive::BranchEnd;
 use tidemark_mysql::binlog::BinlogOffset;
-use tidemark_mysql::client::BinlogStream;
+use tidemark_mysql::client::{BinlogStream, ConnectOptions};
 use tidemark_mysql::replication::{DumpRequest, Replica};
 use tidemark_repository::base::BackupHeader;
 use tidemark_repository::{Archive, Branch, GapRecord, LogPosition};
-use tidemark_types::{Clock, ErrorClass, LogFiles, SystemClock};
+use tidemark_types::{BinlogBasename, Clock, ErrorClass, LogFiles, SystemClock};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::follow::Follower;
+use self::follow::{Ended, Follower};
 use self::intake::Intake;
 use self::marks::BinlogMarks;
 use self::prove::holds_file;
@@ -60,6 +60,9 @@ struct Memory {
 struct Begun {
     start: Start,
     stream: BinlogStream,
+    /// Who asked for it.
+    replica: Replica,
+    basename: BinlogBasename,
 }
 
 impl LogPipeline for BinlogPipeline {
@@ -113,21 +116,19 @@ impl BinlogPipeline {
         mut keeper: LeaseKeeper,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Next> {
-        let Begun { start, stream } = begun;
+        let start = &begun.start;
         let (branch, files) = (start.branch, source.log_files(start.branch));
         self.task
             .streaming(branch, files.position(start.event), files.position(start.whole));
         let stop = CancellationToken::new();
-        let intake = self.intake(archive, &start, files);
+        let intake = self.intake(archive, start, files);
         let state = Arc::clone(&self.task.state);
-        let follower =
-            Follower::new(stream, intake, self.task.hold.subscribe(), Arc::clone(&state)).run(&stop);
-        let mut follower = std::pin::pin!(follower);
         let marks = BinlogMarks::new(source.sql, branch, files);
+        let mut follower = std::pin::pin!(self.stream(&source.options, begun, intake, &stop));
         tokio::select! {
             ended = &mut follower => match ended {
                 Ok(()) => {}
-                Err(error) => return Err(give_up(keeper, error.into()).await),
+                Err(error) => return Err(give_up(keeper, error).await),
             },
             Err(error) = keeper.keep(&marks) => {
                 // Who lost the lease stops at once; else what was received is stored first.
@@ -152,6 +153,37 @@ impl BinlogPipeline {
             }
         }
         Ok(Next::Again)
+    }
+
+    /// Takes the stream in until told to stop. Where the server's crash tore a file, its dump ends, and another begins with
+    /// the next file.
+    async fn stream(
+        &self,
+        options: &ConnectOptions,
+        begun: Begun,
+        mut intake: Intake,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Begun {
+            mut stream,
+            replica,
+            basename,
+            ..
+        } = begun;
+        loop {
+            let hold = self.task.hold.subscribe();
+            let follower = Follower::new(stream, intake, hold, Arc::clone(&self.task.state));
+            intake = match follower.run(stop).await? {
+                Ended::Cancelled => return Ok(()),
+                Ended::Torn(intake) => *intake,
+            };
+            let next = LogPosition::start_of(intake.next_file());
+            tracing::warn!(
+                file = next.file - 1,
+                "a crash of the server tore the file; going on with the next"
+            );
+            stream = request(options, &replica, basename, next).await?;
+        }
     }
 
     fn intake(&self, archive: &Archive, start: &Start, files: LogFiles) -> Intake {
@@ -312,13 +344,7 @@ impl BinlogPipeline {
             heartbeat: HEARTBEAT,
             semi_sync: self.settings.semi_sync,
         };
-        let file = source.basename.file_name(start.event.file);
-        let request = DumpRequest {
-            file: &file,
-            position: BinlogOffset(start.event.offset.max(BinlogOffset::FIRST_EVENT.0)),
-            ends_with_log: false,
-        };
-        let stream = BinlogStream::start(&source.options, &replica, &request).await?;
+        let stream = request(&source.options, &replica, source.basename, start.event).await?;
         if stream.host() != source.sql.host() {
             let message = format!(
                 "connected to {} and {}: the hosts' roles are changing",
@@ -327,6 +353,27 @@ impl BinlogPipeline {
             );
             return Err(Failure::new(ErrorClass::Transient, message).into());
         }
-        Ok(Begun { start, stream })
+        Ok(Begun {
+            start,
+            stream,
+            replica,
+            basename: source.basename,
+        })
     }
+}
+
+/// Asks for a dump from where an event begins.
+async fn request(
+    options: &ConnectOptions,
+    replica: &Replica,
+    basename: BinlogBasename,
+    event: LogPosition,
+) -> anyhow::Result<BinlogStream> {
+    let file = basename.file_name(event.file);
+    let request = DumpRequest {
+        file: &file,
+        position: BinlogOffset(event.offset.max(BinlogOffset::FIRST_EVENT.0)),
+        ends_with_log: false,
+    };
+    Ok(BinlogStream::start(options, replica, &request).await?)
 }
