@@ -1,5 +1,6 @@
 //! Worlds of binlogs: files of any length, transactions of many events, branches that count anew.
 
+use proptest::prelude::*;
 use tidemark_mysql::archive::{BinlogBranch, BranchEnd};
 use tidemark_mysql::binlog::{Flavor, TransactionGtid};
 use tidemark_mysql::gtid::MariaDbGtid;
@@ -25,6 +26,7 @@ struct Group {
 }
 
 /// One branch and how much of each file is stored; but for the last, all of them have ended.
+#[derive(Debug)]
 struct Stored {
     number: u32,
     first_file: u64,
@@ -33,6 +35,7 @@ struct Stored {
     follows: Option<(u32, u64, u64)>,
 }
 
+#[derive(Debug)]
 struct Binlogs {
     engine: Engine,
     groups: Vec<Group>,
@@ -701,5 +704,110 @@ fn the_window_of_a_branch_is_reachable_at_both_ends() {
     assert_eq!(windows[0].earliest_time, Some(secs(50)));
     for time in [50, 600] {
         world.time(time).unwrap();
+    }
+}
+
+/// Transactions of two branches, the second of which follows the first somewhere between two of its transactions; and
+/// into how long slices all of it is cut.
+fn any_world() -> impl Strategy<Value = Binlogs> {
+    let group = (1u64..200, 30u64..1500, 0i64..3);
+    let file = || proptest::collection::vec(group.clone(), 0..6);
+    let files = (
+        proptest::collection::vec(file(), 1..4),
+        proptest::collection::vec(file(), 1..3),
+    );
+    (files, 150u64..3000, 0usize..8).prop_map(|((first, second), step, kept)| {
+        let mut world = Binlogs {
+            step,
+            ..Binlogs::new()
+        };
+        let (mut time, mut sequence) = (100, 0);
+        world.branches.clear();
+        for (number, files) in [(1, first), (2, second)] {
+            let mut lens = Vec::new();
+            for (index, groups) in files.into_iter().enumerate() {
+                let mut at = 250;
+                for (gap, len, seconds) in groups {
+                    (time, sequence) = (time + seconds, sequence + 1);
+                    world = world.group(
+                        number,
+                        index as u64 + 1,
+                        (at + gap, at + gap + len),
+                        time,
+                        sequence,
+                    );
+                    at += gap + len;
+                }
+                lens.push(at + 50);
+            }
+            world.branches.push(Stored {
+                number,
+                first_file: 1,
+                lens,
+                last_has_ended: false,
+                follows: None,
+            });
+        }
+        let of_first = world.groups.iter().filter(|group| group.branch == 1);
+        let left = of_first
+            .take(kept)
+            .last()
+            .map_or((1, 250), |last| (last.file, last.end));
+        world.branches[1].follows = Some((1, left.0, left.1));
+        world
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// However the log is cut into slices, a plan ends where a look over all of the transactions would.
+    #[test]
+    fn a_plan_ends_where_it_should(
+        world in any_world(),
+        time in 99i64..130,
+        (branch, file, offset) in (1u32..3, 1u64..4, 0u64..6000),
+        sequence in 1u64..30,
+        is_exclusive: bool,
+    ) {
+        let base_end = at(1, 1, 200);
+        let (_, left_file, left_offset) = world.branches[1].follows.unwrap();
+        let is_kept = |branch, place| branch == 2 || place <= (left_file, left_offset);
+        let mut on_line = world.groups.clone();
+        on_line.retain(|group| is_kept(group.branch, (group.file, group.end)));
+        let end = |group: &Group| at(group.branch, group.file, group.end);
+        let ask = |target: Target| {
+            let pick = if branch == 1 { Pick::First } else { Pick::Last };
+            world.plan_on(Some(2), &Request { target, exclusive: is_exclusive, pick: Some(pick) })
+        };
+        let agree = |target: Target, last: Option<&Group>| {
+            let plan = ask(target.clone()).unwrap();
+            let expected = (last.map(|last| last.sequence), last.map_or(base_end, end));
+            assert_eq!(outcome(&plan), expected, "{target} {is_exclusive}");
+            let bytes: u64 = plan.files.iter().map(|file| file.part.end - file.part.begin).sum();
+            assert_eq!(plan.log.bytes, bytes);
+        };
+
+        let limit = time * 1_000_000 - i64::from(is_exclusive);
+        if let Some(later) = on_line.iter().position(|group| group.time > limit) {
+            agree(Target::Time(secs(time)), on_line[..later].last());
+        }
+        match on_line.iter().position(|group| group.sequence == sequence) {
+            Some(index) if is_exclusive => agree(Target::Transaction(gtid(sequence)), on_line[..index].last()),
+            Some(index) => agree(Target::Transaction(gtid(sequence)), Some(&on_line[index])),
+            None => assert!(ask(Target::Transaction(gtid(sequence))).is_err()),
+        }
+        let is_stored = |branch: &u32| {
+            let lens = &world.branches[*branch as usize - 1].lens;
+            let len = lens.get(file as usize - 1);
+            is_kept(*branch, (file, offset)) && len.is_some_and(|len| offset <= *len)
+        };
+        let places: Vec<u32> = [1, 2].into_iter().filter(is_stored).collect();
+        let place = if branch == 1 { places.first() } else { places.last() };
+        let bound = place.map(|branch| at(*branch, file, offset).back(u64::from(is_exclusive)));
+        match bound.filter(|bound| *bound >= base_end) {
+            Some(bound) => agree(point(file, offset), on_line.iter().rfind(|group| end(group) <= bound)),
+            None => assert!(ask(point(file, offset)).is_err()),
+        }
     }
 }
