@@ -4,5 +4,6 @@
 mod base;
 mod files;
 mod forks;
+mod plans;
 mod protected;
 mod semi_sync;
