@@ -37,7 +37,7 @@ pub async fn look(options: &ConnectOptions) -> anyhow::Result<Survey> {
         title: format!("{} {}{kind}", version.flavor, version.text),
         name: String::new(),
         administrator: facts.privileges.administers().then(|| options.user.clone()),
-        account: account_statements(version.flavor, wanted.copies_files),
+        account: account_statements(version.flavor, &wanted),
         data_directory,
         remedies: remedies(findings(&facts, &wanted)),
     })
@@ -62,8 +62,8 @@ async fn locate(
 }
 
 /// An account with no more rights than the agent uses.
-fn account_statements(flavor: Flavor, copies_files: bool) -> Vec<String> {
-    let needed = needed_privileges(flavor, copies_files);
+fn account_statements(flavor: Flavor, wanted: &Wanted) -> Vec<String> {
+    let needed = needed_privileges(wanted, flavor);
     let names: Vec<&str> = needed.iter().map(|(name, _)| *name).collect();
     vec![
         format!(

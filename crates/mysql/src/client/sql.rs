@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_net::Transport;
 use tokio::time::Instant;
 
 use super::connect::{Session, connect};
@@ -64,6 +65,14 @@ impl Sql {
     /// The host that serves: `host:port` or the socket's path.
     pub fn host(&self) -> &str {
         self.session.wire.host()
+    }
+
+    /// Whether nobody can listen: TLS, a socket, the loopback interface.
+    pub fn is_private(&self) -> bool {
+        match self.session.wire.transport() {
+            Transport::Tcp(stream) => stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()),
+            Transport::Unix(_) | Transport::Tls(_) => true,
+        }
     }
 
     /// The connection's number in the server, for KILL.

@@ -158,7 +158,7 @@ impl Wire {
         operation: &'static str,
         deadline: Instant,
     ) -> Result<Vec<u8>, MysqlError> {
-        let begun = self.heard;
+        let begun = Instant::now();
         let mut payload = Vec::new();
         loop {
             let portion = match timeout_at(deadline, self.portion(operation)).await {

@@ -78,6 +78,8 @@ pub struct SourceFacts {
     pub host: String,
     /// Who we are to it: `'tidemark'@'%'`.
     pub account: String,
+    /// Whether nobody can listen: TLS, or a connection that does not leave the host.
+    pub is_private: bool,
     /// What that account may do on all databases.
     pub privileges: Privileges,
     /// Settings by name, in lower case.
@@ -118,6 +120,7 @@ impl SourceFacts {
         let clock_uncertainty = SystemClock.now().since(before);
         Ok(SourceFacts {
             host: sql.host().to_owned(),
+            is_private: sql.is_private(),
             account: quoted_account(account.text("account").unwrap_or_default()),
             privileges: Privileges::query(sql).await?,
             plugins: plugins(sql).await?,

@@ -105,10 +105,15 @@ impl Report<'_> {
         };
         let message = format!("{} {} at {}{kind}", version.flavor, version.text, self.facts.host);
         self.ok("version", message);
+        if !self.facts.is_private {
+            let message = "the connection is not encrypted: whoever listens reads all that changes; give the server \
+                           ssl_cert and ssl_key, and the agent's url ssl-mode=REQUIRED";
+            self.add(Severity::Warning, "TLS", message, None);
+        }
     }
 
     fn privileges(&mut self) {
-        let needed = needed_privileges(self.facts.flavor(), self.wanted.copies_files);
+        let needed = needed_privileges(self.wanted, self.facts.flavor());
         let missing: Vec<(&str, &str)> = needed
             .into_iter()
             .filter(|(name, _)| !self.facts.privileges.has(name))

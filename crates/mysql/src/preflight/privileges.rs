@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::findings::Wanted;
 use crate::binlog::Flavor;
 use crate::client::{Row, Sql};
 use crate::error::MysqlError;
@@ -61,12 +62,14 @@ impl Privileges {
 ///
 /// Streaming: COM_BINLOG_DUMP, SHOW BINARY LOGS. Copies of files: `CLONE LOCAL DATA DIRECTORY` (manual: "Cloning Data
 /// Locally"); `mariadb-backup` (knowledge base: "Authentication and Privileges"). Dumps: what `mysqldump --all-databases`
-/// needs with a consistent position (manual: "mysqldump").
-pub fn needed_privileges(flavor: Flavor, copies_files: bool) -> Vec<(&'static str, &'static str)> {
+/// needs with a consistent position (manual: "mysqldump"). Replicas are listed to whom may replicate in MySQL, in MariaDB to
+/// whom may administer sources.
+pub fn needed_privileges(wanted: &Wanted, flavor: Flavor) -> Vec<(&'static str, &'static str)> {
     const STREAM: &str = "streaming the binlog";
     const WATCH: &str = "seeing which binlog files there are";
     const COPY: &str = "base backups of files";
     const DUMP: &str = "base backups by dump";
+    const ACKNOWLEDGE: &str = "seeing who else acknowledges commits";
     const TABLES: &str = "finding tables that are not InnoDB";
 
     let mut needed = vec![("REPLICATION SLAVE", STREAM)];
@@ -74,7 +77,10 @@ pub fn needed_privileges(flavor: Flavor, copies_files: bool) -> Vec<(&'static st
         Flavor::MySql => ("REPLICATION CLIENT", WATCH),
         Flavor::MariaDb => ("BINLOG MONITOR", WATCH),
     });
-    let base: &[(&str, &str)] = match (flavor, copies_files) {
+    if wanted.semi_sync && flavor == Flavor::MariaDb {
+        needed.push(("REPLICATION MASTER ADMIN", ACKNOWLEDGE));
+    }
+    let base: &[(&str, &str)] = match (flavor, wanted.copies_files) {
         (Flavor::MySql, true) => &[("BACKUP_ADMIN", COPY), ("SELECT", TABLES)],
         (Flavor::MariaDb, true) => &[
             ("RELOAD", COPY),

@@ -62,26 +62,41 @@ fn assert_mended(version: MysqlVersion, options: &[&str], copies_files: bool, ex
     assert_eq!(seen, expected, "{version}");
     let left = block_on(look(&server, &wanted(copies_files)));
     assert_eq!(subjects(&left), [""; 0], "{left:?}");
-    // The privileges that were granted do for a stream.
-    let identity = ReplicaIdentity::new("test");
-    let replica = Replica {
-        server_id: 4100,
-        uuid: identity.uuid,
-        heartbeat: std::time::Duration::from_secs(1),
-        semi_sync: true,
-    };
-    let request = DumpRequest {
-        file: "",
-        position: crate::binlog::BinlogOffset::FIRST_EVENT,
-        ends_with_log: true,
-    };
+    // The privileges that were granted do for a stream, and the agent's own is none of "other replicas".
     block_on(async {
+        let mut sql = Sql::connect(&agent(&server)).await.unwrap();
+        let identity = ReplicaIdentity::new("test");
+        let replica = Replica {
+            server_id: sql.unused_server_id(&identity).await.unwrap(),
+            uuid: identity.uuid,
+            heartbeat: std::time::Duration::from_secs(1),
+            semi_sync: true,
+        };
+        // Not from the oldest: with GTIDs on, MySQL sends no file that holds transactions without.
+        let file = sql.log_end().await.unwrap().file;
+        let request = DumpRequest {
+            file: &file,
+            position: crate::binlog::BinlogOffset::FIRST_EVENT,
+            ends_with_log: false,
+        };
         let mut stream = BinlogStream::start(&agent(&server), &replica, &request)
             .await
             .unwrap();
         stream.next().await.unwrap();
-        let left = look(&server, &wanted(copies_files)).await;
+        let facts = SourceFacts::query(&mut sql).await.unwrap();
+        assert_eq!(facts.semi_sync_replicas, 1);
+        let left = findings(&facts, &wanted(copies_files));
         assert_eq!(subjects(&left), [""; 0], "while the agent streams: {left:?}");
+        let others = Wanted {
+            identity: Some(ReplicaIdentity::new("another")),
+            ..wanted(copies_files)
+        };
+        let found = findings(&facts, &others);
+        assert_eq!(
+            subjects(&found),
+            ["semi-sync replicas"],
+            "beside another replica: {found:?}"
+        );
     });
 }
 

@@ -64,6 +64,7 @@ fn sound(flavor: Flavor) -> SourceFacts {
         },
         host: "h:3306".to_owned(),
         account: "'t'@'%'".to_owned(),
+        is_private: true,
         privileges: Privileges::of_grants(privileges.lines()),
         settings: settings
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -311,6 +312,14 @@ fn missing_privileges_are_granted_by_the_remedy() {
     };
     let found = the_complaint(&facts, &dumps);
     assert!(found.remedy.expect("a remedy").contains("LOCK TABLES"));
+}
+
+#[test]
+fn a_connection_in_clear_is_told() {
+    let mut facts = sound(Flavor::MySql);
+    facts.is_private = false;
+    let found = the_complaint(&facts, &wanted());
+    assert_eq!((found.severity, found.subject), (Severity::Warning, "TLS"));
 }
 
 #[test]
