@@ -96,41 +96,26 @@ impl Replay {
             Some(state) => check_goes_on(state, &files)?,
             None => forget_identity(&launch.data_directory)?,
         }
-        let relay = |files: &[LogFile]| {
-            let relay_directory = launch.options.relay_directory();
-            RelayLogs::lay_out(relay_directory, user, launch.program.flavor, files.to_vec())
-        };
         user.make_directory(&directory)?;
-        let mut relay_logs = relay(&files)?;
-        let mut server = PrivateServer::start(launch.clone(), Purpose::Replay).await?;
-        if control::knows_a_source(server.sql()).await? {
-            // That deletes relay logs, and what it knows names others.
-            control::forget_sources(server.sql()).await?;
-            server.stop().await?;
-            relay_logs = relay(&files)?;
-            server = PrivateServer::start(launch.clone(), Purpose::Replay).await?;
-        }
-        let (mut state, is_new) = match earlier {
-            Some(state) => (state, false),
-            None => (ReplayState::of_base(), true),
+        let (mut server, relay) = start_with(&launch, user, &files).await?;
+        let set_up = set_up(&mut server, &launch.options, &start, earlier).await;
+        let (state, log_start, has) = match set_up {
+            Ok(set_up) => set_up,
+            Err(error) => {
+                let error = server.explain(error).await;
+                return Err(server.stop().await.err().unwrap_or(error));
+            }
         };
-        if is_new {
-            state.executed = hold(&mut server, &start.held).await?.to_string();
-        }
-        let has = control::executed(server.sql()).await?;
-        let log_start = start_of(&state, start.offset, &has, &launch.options)?;
         let begin = log_start.offset.unwrap_or(BinlogOffset::FIRST_EVENT);
-        let (feed, feed_end) = RelayFeed::new(relay_logs.clone(), LogChain::new(log_start));
-        let applier = Applier::new(relay_logs, feed_end, begin, has, launch.options.server_id);
+        let (feed, feed_end) = RelayFeed::new(relay.clone(), LogChain::new(log_start));
+        let applier = Applier::new(relay, feed_end, begin, has, launch.options.server_id);
         let mut replay = Replay {
             server,
             user,
             applier,
             state,
         };
-        if is_new {
-            replay.write_state()?;
-        }
+        replay.write_state()?;
         Ok((replay, feed))
     }
 
@@ -167,6 +152,14 @@ impl Replay {
         self.state.applying_to = None;
         self.state.executed = self.applier.executed().to_string();
         self.write_state()
+    }
+
+    /// Gives the replay up where it stands: stops the server in order, and waits for its end. A later one goes on.
+    ///
+    /// # Errors
+    /// [`RestoreError::Timeout`], [`RestoreError::ServerEnded`].
+    pub async fn stop(self) -> Result<(), RestoreError> {
+        self.server.stop().await
     }
 
     /// Ends the replay: stops the server in order, and proves by a start with full durability that it stands where the log
@@ -227,6 +220,48 @@ impl Replay {
         self.state
             .write(&self.server.launch().options.directory, self.user)
     }
+}
+
+/// Starts a server with `files` as its relay logs, none of which has come yet. What its data knows of other sources is
+/// forgotten first.
+async fn start_with(
+    launch: &ServerLaunch,
+    user: ServerUser,
+    files: &[LogFile],
+) -> Result<(PrivateServer, RelayLogs), RestoreError> {
+    let lay_out = || {
+        let directory = launch.options.relay_directory();
+        RelayLogs::lay_out(directory, user, launch.program.flavor, files.to_vec())
+    };
+    let relay = lay_out()?;
+    let mut server = PrivateServer::start(launch.clone(), Purpose::Replay).await?;
+    if !control::knows_a_source(server.sql()).await? {
+        return Ok((server, relay));
+    }
+    // That deletes relay logs, and what the data knows names others.
+    control::forget_sources(server.sql()).await?;
+    server.stop().await?;
+    let relay = lay_out()?;
+    Ok((
+        PrivateServer::start(launch.clone(), Purpose::Replay).await?,
+        relay,
+    ))
+}
+
+/// Looks at what the data holds, and finds where applying begins. With what it holds now.
+async fn set_up(
+    server: &mut PrivateServer,
+    options: &PrivateOptions,
+    start: &ReplayStart,
+    earlier: Option<ReplayState>,
+) -> Result<(ReplayState, LogStart, Executed), RestoreError> {
+    let state = match earlier {
+        Some(state) => state,
+        None => ReplayState::of_base(hold(server, &start.held).await?.to_string()),
+    };
+    let has = control::executed(server.sql()).await?;
+    let log_start = start_of(&state, start.offset, &has, options)?;
+    Ok((state, log_start, has))
 }
 
 /// Whether an earlier replay can go on with these files.

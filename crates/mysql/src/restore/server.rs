@@ -96,6 +96,8 @@ impl PrivateServer {
             Ok(sql) => sql,
             Err(error) => {
                 signal(&child, Signal::TERM);
+                // However it ends: the error says more.
+                let _ = tokio::time::timeout(STOP_TIMEOUT, child.wait()).await;
                 return Err(error);
             }
         };

@@ -36,13 +36,13 @@ pub struct ReplayState {
 }
 
 impl ReplayState {
-    /// The state of a base to which nothing was applied.
-    pub(super) fn of_base() -> ReplayState {
+    /// The state of a base that has `executed` this, and to which nothing was applied.
+    pub(super) fn of_base(executed: String) -> ReplayState {
         ReplayState {
             format: FORMAT,
             boot_id: boot_id(),
             applied: None,
-            executed: String::new(),
+            executed,
             applying_to: None,
             has_anonymous: false,
             is_open: false,

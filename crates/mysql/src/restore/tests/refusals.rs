@@ -68,6 +68,7 @@ async fn refuse(source: &Source, change: impl FnOnce(&mut Vec<(LogFile, PathBuf)
         matches!(applied, Err(RestoreError::FeedEnded { .. })),
         "{applied:?}"
     );
+    replay.stop().await.unwrap();
     match feeding.join().unwrap().unwrap_err() {
         RestoreError::Log(error) => error,
         error => panic!("{error}"),

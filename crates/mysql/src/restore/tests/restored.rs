@@ -55,8 +55,12 @@ impl Place {
         let (mut replay, feeding) = self.begin(source, files).await?;
         let applied = replay.apply(&mut |_| {}).await;
         // What kept the feed from going on is the reason of a replay that lacks files.
-        feeding.join().unwrap()?;
-        applied?;
+        let result = feeding.join().unwrap().and(applied);
+        if result.is_err() {
+            // Of a server that was killed nothing is left to be stopped.
+            let _ = replay.stop().await;
+            return Err(result.unwrap_err());
+        }
         replay.finish(ending).await
     }
 
