@@ -205,9 +205,9 @@ pub struct PlanArgs {
 /// How a restored server ends up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
-    /// Open for writes, on a new timeline.
+    /// Open for writes (PostgreSQL: on a new timeline).
     Promote,
-    /// Readable, replay paused at the target.
+    /// Readable at the target, and no more than that.
     Pause,
     /// Shut down at the target.
     Shutdown,
@@ -243,16 +243,24 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: u16,
 
-    /// Directory of the server programs; found by version when absent.
+    /// PostgreSQL: directory of the server programs; found by version when absent.
     #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
+
+    /// MySQL, MariaDB: the server program; found by version when absent.
+    #[arg(long, value_name = "PATH")]
+    pub mysqld: Option<PathBuf>,
+
+    /// MySQL, MariaDB: go on with an earlier restore into this directory: an interrupted replay, or with a later target.
+    #[arg(long, conflicts_with = "delta")]
+    pub resume: bool,
 
     /// Read and prove all of the planned log before anything is written.
     #[arg(long)]
     pub verify_first: bool,
 
     /// As root: the user that the files belong to and the server runs as. By default the owner of the directory that
-    /// holds the target, or postgres where that is root.
+    /// holds the target, or postgres or mysql where that is root.
     #[arg(long, value_name = "USER")]
     pub owner: Option<String>,
 

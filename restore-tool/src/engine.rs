@@ -55,6 +55,14 @@ impl Engine {
         }
     }
 
+    /// The account that its servers have on most systems.
+    pub fn server_account(self) -> &'static str {
+        match self {
+            Engine::Postgresql => "postgres",
+            Engine::Mysql | Engine::Mariadb => "mysql",
+        }
+    }
+
     /// What a branch of its log is called.
     pub fn branch_word(self) -> &'static str {
         match self {

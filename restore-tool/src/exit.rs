@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::Write;
 
 use tidemark_mysql::binlog::BinlogError;
+use tidemark_mysql::restore::LogError;
 use tidemark_postgres::basebackup::BaseBackupError;
 use tidemark_postgres::control_file::ControlFileError;
 use tidemark_postgres::restore::RestoreError;
@@ -70,6 +71,11 @@ fn class_of_link(link: &(dyn Error + 'static)) -> Option<ErrorClass> {
         })
         .or_else(|| link.downcast_ref::<WalError>().map(WalError::class))
         .or_else(|| link.downcast_ref::<BinlogError>().map(BinlogError::class))
+        .or_else(|| link.downcast_ref::<LogError>().map(LogError::class))
+        .or_else(|| {
+            link.downcast_ref::<tidemark_mysql::restore::RestoreError>()
+                .map(tidemark_mysql::restore::RestoreError::class)
+        })
         .or_else(|| link.downcast_ref::<std::io::Error>().and_then(class_of_io))
 }
 

@@ -23,9 +23,7 @@ use tidemark_types::{Generation, LogFiles, Position, ServerName};
 use crate::engine::Engine;
 
 pub use ancestry::Ancestry;
-#[cfg(test)]
-pub use base::Point;
-pub use base::{Base, RecoveryTarget};
+pub use base::{Base, Point, RecoveryTarget};
 pub use facts::{Ending, EndingKind, Known, RecordSpan, RestorePoint, SliceFacts, SliceId, TransactionId};
 pub use line::{FilePart, Line, LineSlice, slices_of};
 use line::{bytes_of, file_parts};

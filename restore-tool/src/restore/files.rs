@@ -13,7 +13,9 @@ use tidemark_postgres::basebackup::TABLESPACE_MAP_FILE;
 use tidemark_postgres::control_file::CONTROL_FILE_PATH;
 use tidemark_postgres::restore::link_tablespaces;
 use tidemark_repository::Archive;
-use tidemark_repository::base::{EntryKind, Fetch, FileEntry, FrameDecoder, RestoreBatch, RestoreLimits};
+use tidemark_repository::base::{
+    BackupReader, EntryKind, Fetch, FileEntry, FrameDecoder, RestoreBatch, RestoreLimits,
+};
 use tidemark_types::{ByteSize, ErrorClass};
 
 use crate::cli::RestoreArgs;
@@ -29,7 +31,7 @@ const EXPECTED: [&str; 2] = ["pg_wal", "pg_wal/archive_status"];
 /// `pg_control` until everything else is in place: a server refuses to start without it.
 const CONTROL_FILE_UNFINISHED: &str = "global/pg_control.tidemark";
 
-/// Lays all files of the backup down.
+/// Lays all files of a PostgreSQL backup down.
 ///
 /// # Errors
 /// Damage in the backup; a file that cannot be written.
@@ -41,23 +43,38 @@ pub async fn lay_down(args: &RestoreArgs, archive: &Archive, prepared: &Prepared
         remove_strangers(prepared)?;
     }
     let map = link_tablespaces(&place.data, &place.tablespaces)?;
+    fetch(args, archive, &prepared.reader, &place.data, prepared.owner).await?;
+    finish(prepared, &map)
+}
+
+/// Fetches all files of a backup into the directory `data`, which is there. Nothing is synced.
+///
+/// # Errors
+/// Damage in the backup; a file that cannot be written.
+pub async fn fetch(
+    args: &RestoreArgs,
+    archive: &Archive,
+    reader: &Arc<BackupReader>,
+    data: &Path,
+    owner: Owner,
+) -> anyhow::Result<()> {
     let writer = Arc::new(Writer {
-        data: place.data.clone(),
-        owner: prepared.owner,
+        data: data.to_owned(),
+        owner,
         compare: args.delta,
         decoders: Mutex::default(),
     });
-    let progress = Progress::new("base backup", prepared.reader.header().totals.bytes);
+    let progress = Progress::new("base backup", reader.header().totals.bytes);
     let limits = RestoreLimits::default();
-    let mut files = prepared.reader.manifest().files();
+    let mut files = reader.manifest().files();
     let comparison = Comparison {
-        reader: Arc::clone(&prepared.reader),
+        reader: Arc::clone(reader),
         key: archive.base().hash_key(),
         writer: Arc::clone(&writer),
         jobs: args.jobs.into(),
     };
     let mut present = 0;
-    while let Some(mut batch) = prepared.reader.next_batch(&mut files, &limits).await? {
+    while let Some(mut batch) = reader.next_batch(&mut files, &limits).await? {
         let making = Arc::clone(&writer);
         batch = tokio::task::spawn_blocking(move || making.make(&batch).map(|()| batch)).await??;
         if args.delta {
@@ -69,14 +86,14 @@ pub async fn lay_down(args: &RestoreArgs, archive: &Archive, prepared: &Prepared
     }
     progress.finish();
     if args.delta {
-        let all = prepared.reader.header().totals.bytes;
+        let all = reader.header().totals.bytes;
         eprintln!(
             "of {} in the base backup, {} are there already",
             ByteSize(all),
             ByteSize(present)
         );
     }
-    finish(prepared, &map)
+    Ok(())
 }
 
 async fn fetch_all(
@@ -300,19 +317,24 @@ fn finish(prepared: &Prepared, tablespace_map: &str) -> anyhow::Result<()> {
         .with_context(|| format!("put {} in place", to.display()))
 }
 
-/// One call for each file system instead of one for each file, of which there may be millions.
+/// Syncs all places of the restore.
 fn sync_file_systems(prepared: &Prepared) -> anyhow::Result<()> {
     let places = prepared
         .place
         .tablespaces
         .iter()
         .filter(|space| !space.is_in_place());
-    let places = places
+    let mut places = places
         .map(|space| space.location.as_path())
         .chain([prepared.place.data.as_path()]);
-    for path in places {
-        let directory = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        rustix::fs::syncfs(&directory).with_context(|| format!("sync {}", path.display()))?;
-    }
-    Ok(())
+    places.try_for_each(sync_file_system)
+}
+
+/// One call for a file system instead of one for each file, of which there may be millions.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn sync_file_system(path: &Path) -> anyhow::Result<()> {
+    let directory = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::syncfs(&directory).with_context(|| format!("sync {}", path.display()))
 }

@@ -3,6 +3,7 @@
 mod configuration;
 mod delta;
 mod files;
+mod mysql;
 mod owner;
 mod place;
 mod run;
@@ -25,7 +26,7 @@ use tidemark_types::{ErrorClass, LogFiles, TimelineId};
 use crate::cli::{Action, RestoreArgs};
 use crate::engine::Engine;
 use crate::exit::Failure;
-use crate::plan::{Ancestry, Line, Listed, Plan, RecoveryTarget, render};
+use crate::plan::{Ancestry, Line, Plan, RecoveryTarget, render};
 use crate::planning::{self, Question};
 use crate::restore::owner::Owner;
 use crate::restore::place::Place;
@@ -42,7 +43,9 @@ pub async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     let begun = Instant::now();
     let question = Question::open(&args.what).await?;
     let (archive, listed) = (&question.archive, &question.listed);
-    check_engine(listed)?;
+    if listed.engine != Engine::Postgresql {
+        return mysql::run(args, &question).await;
+    }
     let ancestry = planning::branch(listed, args.what.branch())?;
     let lines = listed.lines(ancestry);
     let plan = question.plan(ancestry, &lines).await?;
@@ -81,16 +84,6 @@ pub async fn run(args: &RestoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Binlogs are replayed in another way, which is not built yet.
-fn check_engine(listed: &Listed) -> Result<(), Failure> {
-    if listed.engine == Engine::Postgresql {
-        return Ok(());
-    }
-    let message = format!("{} servers cannot be restored yet", listed.engine.name());
-    Err(Failure::usage(message)
-        .hint("`plan` and `export` work: they show the log and write plain binlog files"))
-}
-
 /// What is known before the first byte is written.
 struct Prepared {
     reader: Arc<BackupReader>,
@@ -123,7 +116,7 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
         Err(error) => return Err(error.into()),
     };
     let place = Place::check(args, &facts, plan)?;
-    let owner = Owner::find(args.owner.as_deref(), &place.data)?;
+    let owner = Owner::find(args.owner.as_deref(), &place.data, Engine::Postgresql)?;
     owner.check_reaches(&place.data, "its data directory")?;
     owner.check_reaches(&this_program()?, "its restore_command")?;
     Ok(Prepared {

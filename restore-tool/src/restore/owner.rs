@@ -1,4 +1,4 @@
-//! Who restored files belong to. PostgreSQL refuses to run as root, so a restore by root hands them over.
+//! Who restored files belong to. Servers refuse to run as root, so a restore by root hands them over.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -6,21 +6,20 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::engine::Engine;
 use crate::exit::Failure;
-
-/// The account that servers have on most systems.
-const SERVER_ACCOUNT: &str = "postgres";
 
 /// The owner of restored files; nobody in particular unless we are root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(Option<(u32, u32)>);
 
 impl Owner {
-    /// The user that was named, else the owner of the directory that will hold `to`, else the `postgres` account.
+    /// The user that was named, else the owner of the directory that will hold `to`, else the account that servers of
+    /// `engine` have on most systems.
     ///
     /// # Errors
     /// When we are root and there is no such user, or when one was named and we are not root.
-    pub fn find(named: Option<&str>, to: &Path) -> anyhow::Result<Owner> {
+    pub fn find(named: Option<&str>, to: &Path, engine: Engine) -> anyhow::Result<Owner> {
         if !rustix::process::geteuid().is_root() {
             return match named {
                 None => Ok(Owner(None)),
@@ -40,11 +39,13 @@ impl Owner {
         if let Some(parent) = parent.filter(|parent| parent.uid() != 0) {
             return Ok(Owner(Some((parent.uid(), parent.gid()))));
         }
-        let account = look_up(SERVER_ACCOUNT)?.ok_or_else(|| {
-            Failure::usage(
-                "the restore runs as root, and PostgreSQL refuses to: there is no user postgres either",
-            )
-            .hint("name the user that the server shall run as with --owner")
+        let account = engine.server_account();
+        let account = look_up(account)?.ok_or_else(|| {
+            let message = format!(
+                "the restore runs as root, and {} refuses to: there is no user {account} either",
+                engine.name()
+            );
+            Failure::usage(message).hint("name the user that the server shall run as with --owner")
         })?;
         Ok(Owner(Some(account)))
     }

@@ -15,10 +15,14 @@ use crate::exit::Failure;
 use crate::plan::Plan;
 use crate::restore::configuration;
 use crate::restore::delta::leads_to;
+use crate::restore::owner::Owner;
 use crate::wal::state::StateDir;
 
 /// Log that lies on the disk while it is replayed, at most: what waits to be taken, and the server's own.
-const LOG_ROOM: u64 = 1 << 30;
+pub(super) const LOG_ROOM: u64 = 1 << 30;
+
+/// Longest path of a socket (`sun_path`), with room for its name.
+const SOCKET_DIR_LEN_MAX: usize = 80;
 
 /// The places of a restore.
 #[derive(Debug)]
@@ -127,8 +131,23 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
     .with_context(|| format!("make {}", path.display()))
 }
 
+/// Directory of a private server: in the folder `state`; under a short path where the name of the socket would be too long.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn private_directory(state: &Path, owner: Owner) -> anyhow::Result<PathBuf> {
+    let beside = state.join("server");
+    if beside.as_os_str().len() <= SOCKET_DIR_LEN_MAX {
+        return Ok(beside);
+    }
+    let short = std::env::temp_dir().join(format!("tidemark-restore-{}", std::process::id()));
+    make_private(&short)?;
+    owner.give(&short)?;
+    Ok(short)
+}
+
 /// The data directory as an absolute path, and the folder beside it.
-fn data_and_state(to: &Path) -> anyhow::Result<(PathBuf, StateDir)> {
+pub(super) fn data_and_state(to: &Path) -> anyhow::Result<(PathBuf, StateDir)> {
     let absolute = std::path::absolute(to).context("find the target directory")?;
     // Put together anew it has no slash at its end, behind which the folder would lie inside.
     let data: PathBuf = absolute.components().collect();
@@ -137,7 +156,7 @@ fn data_and_state(to: &Path) -> anyhow::Result<(PathBuf, StateDir)> {
     Ok((data, StateDir::new(PathBuf::from(state))))
 }
 
-fn entries_of(path: &Path) -> anyhow::Result<usize> {
+pub(super) fn entries_of(path: &Path) -> anyhow::Result<usize> {
     match fs::read_dir(path) {
         Ok(entries) => Ok(entries.count()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
@@ -151,7 +170,7 @@ fn entries_of(path: &Path) -> anyhow::Result<usize> {
 }
 
 /// Compares with what the file system has left. Tablespaces elsewhere are counted here too: rather too careful.
-fn check_room(data: &Path, needed: u64) -> anyhow::Result<()> {
+pub(super) fn check_room(data: &Path, needed: u64) -> anyhow::Result<()> {
     let existing = data
         .ancestors()
         .find(|path| path.exists())

@@ -1,6 +1,5 @@
 //! Starting the restored server and rolling it forward, with the end compared to the plan before anybody can write.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -14,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::{Action, RestoreArgs};
 use crate::exit::Failure;
 use crate::plan::{Plan, RecoveryTarget};
+use crate::restore::place::private_directory;
 use crate::restore::summary::{Phases, Progress, Running, StoppedAt, Summary};
 use crate::restore::{Prepared, recovery_settings};
 use crate::wal::fetch::SegmentSource;
@@ -25,8 +25,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Part of the socket's name. Nothing else uses that directory.
 const PORT: u16 = 5432;
-/// Longest path of a socket (`sun_path`), with room for its name.
-const SOCKET_DIR_LEN_MAX: usize = 80;
 /// Segments read at once by `--verify-first`.
 const VERIFY_AT_ONCE: usize = 3;
 
@@ -134,7 +132,7 @@ fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
     let data = prepared.place.data.clone();
     let (control, _) = ControlFile::read(&data)?;
     let requirements = prepared.facts.server.requirements.max(control.requirements);
-    let directory = private_directory(prepared)?;
+    let directory = private_directory(prepared.place.state.path(), prepared.owner)?;
     let mut config = PrivateConfig::new(directory, PORT, requirements, control.wal_segment_size);
     if let Some(mib) = buffers_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()) {
         config.shared_buffers = format!("{mib}MB");
@@ -150,7 +148,7 @@ fn launch(prepared: &Prepared) -> anyhow::Result<ServerLaunch> {
 
 /// `shared_buffers` for replay, in MiB: pages that do not fit are written and read again and again. A quarter of what
 /// `/proc/meminfo` calls available, as PostgreSQL's manual advises, within bounds; `None` when it does not tell.
-fn buffers_mib(meminfo: &str) -> Option<u64> {
+pub(super) fn buffers_mib(meminfo: &str) -> Option<u64> {
     const LEAST: u64 = 32;
     const MOST: u64 = 1024;
     let line = meminfo
@@ -164,18 +162,6 @@ fn programs(prepared: &Prepared) -> Result<&ServerPrograms, Failure> {
     prepared.programs.as_ref().ok_or_else(|| {
         Failure::usage("no server programs were found").hint("name their directory with --pg-bin")
     })
-}
-
-/// Beside the state; under a short path where the name of the socket would be too long.
-fn private_directory(prepared: &Prepared) -> anyhow::Result<PathBuf> {
-    let beside = prepared.place.state.path().join("server");
-    if beside.as_os_str().len() <= SOCKET_DIR_LEN_MAX {
-        return Ok(beside);
-    }
-    let short = std::env::temp_dir().join(format!("tidemark-restore-{}", std::process::id()));
-    super::place::make_private(&short)?;
-    prepared.owner.give(&short)?;
-    Ok(short)
 }
 
 /// Starts the server and waits until it stands at the target; returns it, where it stands, and when it could first be

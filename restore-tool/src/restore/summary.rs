@@ -26,6 +26,8 @@ pub struct Phases {
     pub verify: Option<Duration>,
     /// Laying the base backup down.
     pub fetch: Duration,
+    /// Making its files fit to be started on.
+    pub prepare: Option<Duration>,
     /// Until the server could be asked.
     pub start: Option<Duration>,
     /// Until it stood at the target.
@@ -36,11 +38,13 @@ pub struct Phases {
 
 /// The phases in seconds.
 #[derive(Debug, Serialize)]
-struct PhaseSeconds {
+pub struct PhaseSeconds {
     plan: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     verify: Option<f64>,
     fetch: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepare: Option<f64>,
     start: Option<f64>,
     replay: Option<f64>,
     checks: Option<f64>,
@@ -53,10 +57,32 @@ impl From<&Phases> for PhaseSeconds {
             plan: phases.plan.as_secs_f64(),
             verify: seconds(phases.verify),
             fetch: phases.fetch.as_secs_f64(),
+            prepare: seconds(phases.prepare),
             start: seconds(phases.start),
             replay: seconds(phases.replay),
             checks: seconds(phases.checks),
         }
+    }
+}
+
+impl PhaseSeconds {
+    /// Prints them to standard output, a line each.
+    pub fn print(&self) {
+        let phase = |name: &str, seconds: Option<f64>| {
+            if let Some(seconds) = seconds {
+                println!(
+                    "  {name:<7} {}",
+                    format_duration(Duration::from_secs_f64(seconds))
+                );
+            }
+        };
+        phase("plan", Some(self.plan));
+        phase("verify", self.verify);
+        phase("fetch", Some(self.fetch));
+        phase("prepare", self.prepare);
+        phase("start", self.start);
+        phase("replay", self.replay);
+        phase("checks", self.checks);
     }
 }
 
@@ -191,20 +217,7 @@ impl<'a> Summary<'a> {
                 self.data_directory.display()
             );
         }
-        let phase = |name: &str, seconds: Option<f64>| {
-            if let Some(seconds) = seconds {
-                println!(
-                    "  {name:<7} {}",
-                    format_duration(Duration::from_secs_f64(seconds))
-                );
-            }
-        };
-        phase("plan", Some(self.phases.plan));
-        phase("verify", self.phases.verify);
-        phase("fetch", Some(self.phases.fetch));
-        phase("start", self.phases.start);
-        phase("replay", self.phases.replay);
-        phase("checks", self.phases.checks);
+        self.phases.print();
         Ok(())
     }
 }

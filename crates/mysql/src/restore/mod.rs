@@ -11,6 +11,7 @@ mod error;
 mod log;
 mod options;
 mod owner;
+mod prepare;
 mod program;
 mod relay;
 mod replay;
@@ -25,7 +26,8 @@ pub use log::{
     Executed, FileEnding, FileFacts, Interrupted, LogChain, LogError, LogFile, LogPlace, LogStart,
     PreparedXa, TimeMark,
 };
-pub use options::{PrivateOptions, SETTINGS_OF_THE_ORIGINAL};
+pub use options::PrivateOptions;
+pub use prepare::prepare_backup;
 pub use program::{Series, ServerProgram};
 pub use relay::RelayFeed;
 pub use replay::{Ending, Held, Replay, ReplayStart, Replayed};

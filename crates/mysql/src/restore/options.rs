@@ -3,6 +3,7 @@
 //! It is the only one that the server reads (`--defaults-file`), and variables that were persisted into the data directory
 //! are not loaded: a configuration from production names its server_id, peers, plugins and memory.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -14,22 +15,27 @@ use crate::binlog::Flavor;
 pub(super) const RELAY_BASENAME: &str = "relay";
 
 /// Settings of the original that replay or the data depend on, and no event carries: DDL that names no engine or row format
-/// takes the server's. Pass those that the backup knows.
-pub const SETTINGS_OF_THE_ORIGINAL: [&str; 14] = [
-    "lower_case_table_names",
-    "innodb_page_size",
-    "innodb_data_file_path",
-    "innodb_undo_tablespaces",
-    "innodb_file_per_table",
-    "innodb_default_row_format",
-    "innodb_strict_mode",
-    "innodb_checksum_algorithm",
-    "default_storage_engine",
-    "default_tmp_storage_engine",
+/// takes the server's. Those that name places of the original's host are left out.
+const SETTINGS_OF_THE_ORIGINAL: [&str; 19] = [
     "character_set_server",
     "collation_server",
+    "default_storage_engine",
+    "default_table_encryption",
+    "default_tmp_storage_engine",
     "explicit_defaults_for_timestamp",
     "ft_min_word_len",
+    "innodb_checksum_algorithm",
+    "innodb_compression_algorithm",
+    "innodb_data_file_path",
+    "innodb_default_row_format",
+    "innodb_file_per_table",
+    "innodb_ft_min_token_size",
+    "innodb_page_size",
+    "innodb_strict_mode",
+    "innodb_temp_data_file_path",
+    "innodb_undo_tablespaces",
+    "lower_case_table_names",
+    "partial_revokes",
 ];
 
 /// What the private server is for.
@@ -53,7 +59,8 @@ pub struct PrivateOptions {
     pub buffer_pool_mib: u64,
     /// How many workers apply the log.
     pub workers: u32,
-    /// Settings of the original, of [`SETTINGS_OF_THE_ORIGINAL`], and whatever else its data demands (keyring, plugins).
+    /// Settings of the original, and whatever else its data demands (keyring, plugins). See
+    /// [`PrivateOptions::take_settings`].
     pub settings: Vec<(String, String)>,
     /// Whether the server, when all is done, refuses writes.
     pub is_read_only: bool,
@@ -71,6 +78,16 @@ impl PrivateOptions {
             settings: Vec::new(),
             is_read_only: false,
         }
+    }
+
+    /// Takes those of the original's settings that its data or its log depend on.
+    pub fn take_settings(&mut self, settings: &BTreeMap<String, String>) {
+        let taken = SETTINGS_OF_THE_ORIGINAL.iter().filter_map(|name| {
+            let value = settings.get(*name).filter(|value| !value.is_empty())?;
+            // A setting that this server does not know any more was none of its data's either.
+            Some((format!("loose_{name}"), value.clone()))
+        });
+        self.settings.extend(taken);
     }
 
     /// The socket that the server is reached by.

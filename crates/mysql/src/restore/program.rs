@@ -33,6 +33,19 @@ impl std::fmt::Display for Series {
     }
 }
 
+impl Series {
+    /// That of a version as a server writes it: `9.7.4-2`, `10.11.18-MariaDB-log`; `None` when it is none.
+    pub fn of_version(flavor: Flavor, version: &str) -> Option<Series> {
+        let mut numbers = version
+            .split(|c: char| !c.is_ascii_digit())
+            .map(|digits| digits.parse().ok());
+        Some(Series {
+            flavor,
+            number: (numbers.next()??, numbers.next()??),
+        })
+    }
+}
+
 /// The oldest MySQL whose words for replicas we use.
 const OLDEST_MYSQL: (u16, u16, u16) = (8, 0, 26);
 
@@ -78,6 +91,16 @@ impl ServerProgram {
             flavor: self.flavor,
             number: (self.version.0, self.version.1),
         }
+    }
+
+    /// Another program of the same installation, else of this name on the PATH.
+    pub(super) fn sibling(&self, name: &str) -> PathBuf {
+        let base = self.path.parent().and_then(Path::parent);
+        let places = base
+            .into_iter()
+            .flat_map(|base| ["bin", "sbin"].map(|place| base.join(place).join(name)));
+        let mut places = places.filter(|path| path.is_file());
+        places.next().unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// Where it finds its messages, character sets and plugins, as settings. A program that was moved, or installed under

@@ -311,7 +311,7 @@ fn ended(launch: &ServerLaunch, status: ExitStatus) -> RestoreError {
 }
 
 /// The last lines of the log, as far as it can be read.
-fn log_tail(log: &Path) -> String {
+pub(super) fn log_tail(log: &Path) -> String {
     let text = std::fs::read(log)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default();

@@ -55,11 +55,10 @@ impl Place {
         let (mut replay, feeding) = self.begin(source, files).await?;
         let applied = replay.apply(&mut |_| {}).await;
         // What kept the feed from going on is the reason of a replay that lacks files.
-        let result = feeding.join().unwrap().and(applied);
-        if result.is_err() {
+        if let Err(error) = feeding.join().unwrap().and(applied) {
             // Of a server that was killed nothing is left to be stopped.
             let _ = replay.stop().await;
-            return Err(result.unwrap_err());
+            return Err(error);
         }
         replay.finish(ending).await
     }
