@@ -4,7 +4,7 @@ use super::super::BaseBackupError;
 use super::catalog::{Catalog, text};
 use super::script::Script;
 use crate::binlog::Flavor;
-use crate::client::{Sql, quote};
+use crate::client::{Row, Sql, quote};
 use crate::error::MysqlError;
 
 /// Accounts that every server has, with secrets that nobody knows.
@@ -23,8 +23,8 @@ struct Account {
 /// Adds them to the catalog; notes that they are missing when the user may not see them.
 pub async fn read(sql: &mut Sql, catalog: &mut Catalog) -> Result<(), BaseBackupError> {
     let script = match sql.flavor() {
-        Flavor::MySql => mysql(sql).await,
-        Flavor::MariaDb => mariadb(sql).await,
+        Flavor::MySql => mysql(sql, &mut catalog.missing).await,
+        Flavor::MariaDb => mariadb(sql, &mut catalog.missing).await,
     };
     match script {
         Ok(script) => catalog.scripts.push((PATH, script)),
@@ -38,7 +38,7 @@ pub async fn read(sql: &mut Sql, catalog: &mut Catalog) -> Result<(), BaseBackup
 }
 
 /// Accounts first, so that grants find them; those that are there already, such as root, are made alike.
-async fn mysql(sql: &mut Sql) -> Result<Script, BaseBackupError> {
+async fn mysql(sql: &mut Sql, missing: &mut Vec<String>) -> Result<Script, BaseBackupError> {
     let operation = "list the accounts";
     let statement =
         format!("SELECT user, host FROM mysql.user WHERE user NOT IN {OWN_ACCOUNTS} ORDER BY user, host");
@@ -49,20 +49,18 @@ async fn mysql(sql: &mut Sql) -> Result<Script, BaseBackupError> {
     }
     let (mut script, mut alike, mut grants) = (Script::default(), Vec::new(), Vec::new());
     for name in &names {
-        let row = sql
-            .query_one(operation, &format!("SHOW CREATE USER {name}"))
-            .await?;
-        let made = row
-            .values()
-            .first()
-            .and_then(Option::as_deref)
-            .unwrap_or_default();
-        let made = with_credentials(&without_default_role(&String::from_utf8_lossy(made)));
-        if let Some(rest) = made.strip_prefix("CREATE USER ") {
-            script.push(format!("CREATE USER IF NOT EXISTS {rest}"));
-            alike.push(format!("ALTER USER {rest}"));
+        let Some((made, granted)) = shown(sql, name, false).await? else {
+            missing.push(not_in_force(name));
+            continue;
+        };
+        for made in made {
+            let made = with_credentials(&without_default_role(&made));
+            if let Some(rest) = made.strip_prefix("CREATE USER ") {
+                script.push(format!("CREATE USER IF NOT EXISTS {rest}"));
+                alike.push(format!("ALTER USER {rest}"));
+            }
         }
-        grants.extend(show_grants(sql, name).await?);
+        grants.extend(granted);
     }
     alike
         .into_iter()
@@ -108,7 +106,7 @@ fn with_credentials(made: &str) -> String {
     }
 }
 
-async fn mariadb(sql: &mut Sql) -> Result<Script, BaseBackupError> {
+async fn mariadb(sql: &mut Sql, missing: &mut Vec<String>) -> Result<Script, BaseBackupError> {
     let operation = "list the accounts";
     let statement = format!(
         "SELECT user, host, is_role, default_role FROM mysql.user WHERE user NOT IN {OWN_ACCOUNTS} \
@@ -132,52 +130,71 @@ async fn mariadb(sql: &mut Sql) -> Result<Script, BaseBackupError> {
                 .map(quote),
         });
     }
-    let (mut script, mut later) = (Script::default(), Vec::new());
+    let (mut script, mut later, mut default_roles) = (Script::default(), Vec::new(), Vec::new());
     for account in &accounts {
+        let Some((made, granted)) = shown(sql, &account.name, account.is_role).await? else {
+            missing.push(not_in_force(&account.name));
+            continue;
+        };
         if account.is_role {
             script.push(format!("CREATE ROLE IF NOT EXISTS {}", account.name));
-        } else {
-            for row in &sql
-                .query(operation, &format!("SHOW CREATE USER {}", account.name))
-                .await?
-            {
-                let made = row
-                    .values()
-                    .first()
-                    .and_then(Option::as_deref)
-                    .unwrap_or_default();
-                let made = String::from_utf8_lossy(made).into_owned();
-                match made.strip_prefix("CREATE USER ") {
-                    Some(rest) => {
-                        script.push(format!("CREATE USER IF NOT EXISTS {rest}"));
-                        later.push(format!("ALTER USER {rest}"));
-                    }
-                    None => later.push(made),
+        }
+        for made in made {
+            match made.strip_prefix("CREATE USER ") {
+                Some(rest) => {
+                    script.push(format!("CREATE USER IF NOT EXISTS {rest}"));
+                    later.push(format!("ALTER USER {rest}"));
                 }
+                None => later.push(made),
             }
         }
-        later.extend(show_grants(sql, &account.name).await?);
-    }
-    for account in &accounts {
+        later.extend(granted);
         if let Some(role) = &account.default_role {
-            later.push(format!("SET DEFAULT ROLE {role} FOR {}", account.name));
+            default_roles.push(format!("SET DEFAULT ROLE {role} FOR {}", account.name));
         }
     }
-    later.into_iter().for_each(|statement| script.push(statement));
+    let rest = later.into_iter().chain(default_roles);
+    rest.for_each(|statement| script.push(statement));
     Ok(script)
 }
 
-async fn show_grants(sql: &mut Sql, account: &str) -> Result<Vec<String>, BaseBackupError> {
+/// The statements that make an account, and its grants; `None` for one that the server has on disk and not in force, such as
+/// those with host names under `skip_name_resolve`.
+async fn shown(
+    sql: &mut Sql,
+    account: &str,
+    is_role: bool,
+) -> Result<Option<(Vec<String>, Vec<String>)>, BaseBackupError> {
+    let mut made = Vec::new();
+    if !is_role {
+        match sql
+            .query("read an account", &format!("SHOW CREATE USER {account}"))
+            .await
+        {
+            Ok(rows) => made = first_column(&rows),
+            Err(MysqlError::Server { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
     let rows = sql
         .query("list grants", &format!("SHOW GRANTS FOR {account}"))
         .await?;
+    let mut grants = first_column(&rows);
+    // Default roles come at the end, when all roles are granted.
+    grants.retain(|grant| !grant.starts_with("SET DEFAULT ROLE "));
+    Ok(Some((made, grants)))
+}
+
+fn first_column(rows: &[Row]) -> Vec<String> {
     let text =
         |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
-    let grants = rows.iter().filter_map(|row| row.values().first().map(text));
-    // Default roles come at the end, when all roles are granted.
-    Ok(grants
-        .filter(|grant| !grant.starts_with("SET DEFAULT ROLE "))
-        .collect())
+    rows.iter()
+        .filter_map(|row| row.values().first().map(text))
+        .collect()
+}
+
+fn not_in_force(account: &str) -> String {
+    format!("account {account}, which is not in force")
 }
 
 #[cfg(test)]

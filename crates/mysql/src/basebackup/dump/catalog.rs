@@ -191,23 +191,18 @@ async fn definition(
         .text(&format!("Create {kind}"))
         .or(row.text("SQL Original Statement"));
     let Some(body) = body else { return Ok(Vec::new()) };
-    let mut settings = Vec::new();
-    for (column, variable) in [
-        ("sql_mode", "sql_mode"),
-        ("character_set_client", "character_set_client"),
-        ("collation_connection", "collation_connection"),
-        ("time_zone", "time_zone"),
-    ] {
-        if let Some(value) = row.text(column) {
-            settings.push(format!("{variable} = {}", quote(value)));
+    // The text comes in our character set, and is sent in it, unless it reads the same in its own.
+    let client = row.text("character_set_client").filter(|_| body.is_ascii());
+    let mut settings = format!("character_set_client = {}", client.unwrap_or("utf8mb4"));
+    for variable in ["sql_mode", "collation_connection", "time_zone"] {
+        if let Some(value) = row.text(variable) {
+            settings.push_str(&format!(", {variable} = {}", quote(value)));
         }
     }
-    let mut statements = vec![format!("USE {}", quote_name(schema))];
-    // The text was converted to our character set, in which it is also sent.
-    settings.retain(|setting| !setting.starts_with("character_set_client"));
-    if !settings.is_empty() {
-        statements.push(format!("SET SESSION {}", settings.join(", ")));
-    }
+    let mut statements = vec![
+        format!("USE {}", quote_name(schema)),
+        format!("SET SESSION {settings}"),
+    ];
     statements.push(body.to_owned());
     Ok(statements)
 }
