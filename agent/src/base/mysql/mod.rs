@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use tidemark_mysql::archive::BinlogBranch;
 use tidemark_mysql::basebackup::{
-    BINLOG_INFO_FILES, BackupMethod, DirectoryRead, LogState, ManifestFacts, ProgramOptions, ProgramRun,
-    ScratchDirectory, ServerDescription, clone, read_binlog_info,
+    BINLOG_INFO_FILES, BackupMethod, DirectoryRead, DumpFacts, DumpRun, LogState, ManifestFacts,
+    ProgramOptions, ProgramRun, ScratchDirectory, ServerDescription, clone, read_binlog_info,
 };
 use tidemark_mysql::client::{ConnectOptions, Sql};
 use tidemark_repository::Branch;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::receive::{Received, Stream, receive};
 use self::survey::{Survey, Way};
 use super::durable::LogWriter;
+use super::lanes::cancelled;
 use super::parent::newest;
 use super::take::{Copied, Job, Source, Taken, attempt, distrust};
 use crate::archive::mysql::source::Source as LogSource;
@@ -92,6 +93,7 @@ struct Stored {
     after: LogState,
     exact: Option<LogState>,
     program_version: Option<String>,
+    missing: Vec<String>,
 }
 
 impl Dataset<'_> {
@@ -115,6 +117,7 @@ impl Dataset<'_> {
         let stored = match &self.survey.way {
             Way::Clone { .. } => self.by_clone(job, sql, &options, writer, cancel).await?,
             Way::Program { .. } => self.by_program(job, sql, &options, writer, cancel).await?,
+            Way::Dump => self.by_dump(job, options, writer, cancel).await?,
         };
         let stopped = SystemClock.now();
         check_unchanged(job, branch)?;
@@ -125,7 +128,7 @@ impl Dataset<'_> {
             exact: stored.exact,
             page_size: self.survey.page_size,
             program_version: stored.program_version,
-            missing: Vec::new(),
+            missing: stored.missing,
             server,
         };
         let (begin, end) = bounds(&facts, branch)?;
@@ -161,7 +164,7 @@ impl Dataset<'_> {
         let files = DirectoryRead::open(scratch.path()).await?;
         job.progress.expect(files.total_bytes());
         let received = self
-            .receive(job, Stream::Directory(files), writer, cancel)
+            .receive(job, &mut Stream::Directory(files), writer, cancel)
             .await?;
         if let Err(error) = scratch.remove().await {
             tracing::warn!(%error, "a clone that was stored could not be removed; the next base backup tries again");
@@ -172,6 +175,7 @@ impl Dataset<'_> {
             after,
             exact: None,
             program_version: None,
+            missing: Vec::new(),
         })
     }
 
@@ -198,9 +202,8 @@ impl Dataset<'_> {
             threads: job.settings().base_backup.jobs,
         };
         let run = ProgramRun::start(program, &program_options)?;
-        let received = self
-            .receive(job, Stream::Program(Box::new(run)), writer, cancel)
-            .await?;
+        let mut stream = Stream::Program(Box::new(run));
+        let received = self.receive(job, &mut stream, writer, cancel).await?;
         let exact = read_binlog_info(&received.kept)?;
         // The connection was idle for as long as the backup took.
         let after = LogState::query(&mut Sql::connect(options).await?).await?;
@@ -210,13 +213,41 @@ impl Dataset<'_> {
             after,
             exact: Some(exact),
             program_version: Some(program.version.clone()),
+            missing: Vec::new(),
+        })
+    }
+
+    async fn by_dump(
+        &self,
+        job: &Job,
+        options: ConnectOptions,
+        writer: &mut BackupWriter,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Stored> {
+        let mut stream = Stream::Dump(DumpRun::start(options, job.settings().base_backup.jobs));
+        let received = self.receive(job, &mut stream, writer, cancel).await?;
+        let facts = match &stream {
+            Stream::Dump(dump) => dump.facts().cloned(),
+            Stream::Directory(_) | Stream::Program(_) => None,
+        };
+        let DumpFacts { point, missing } = facts.ok_or_else(cancelled)?;
+        if !missing.is_empty() {
+            tracing::warn!(?missing, "not everything is in the dump");
+        }
+        Ok(Stored {
+            received,
+            before: point.clone(),
+            after: point.clone(),
+            exact: Some(point),
+            program_version: None,
+            missing,
         })
     }
 
     async fn receive(
         &self,
         job: &Job,
-        stream: Stream,
+        stream: &mut Stream,
         writer: &mut BackupWriter,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Received> {
@@ -293,6 +324,7 @@ impl Way {
         match self {
             Way::Clone { .. } => BackupMethod::Clone,
             Way::Program { .. } => BackupMethod::MariadbBackup,
+            Way::Dump => BackupMethod::Dump,
         }
     }
 
@@ -300,6 +332,7 @@ impl Way {
     fn is_local(&self) -> bool {
         match self {
             Way::Clone { .. } | Way::Program { .. } => true,
+            Way::Dump => false,
         }
     }
 }

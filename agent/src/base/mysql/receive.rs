@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidemark_mysql::basebackup::{BaseBackupError, DirectoryRead, FileEvent, ProgramRun};
+use tidemark_mysql::basebackup::{BaseBackupError, DirectoryRead, DumpRun, FileEvent, ProgramRun};
 use tidemark_repository::base::{BackupReader, BackupWriter, EntryKind, FileId, FileMeta, PackEntry};
 use tidemark_types::{Clock, ErrorClass, SystemClock};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ pub enum Stream {
     Directory(DirectoryRead),
     /// `mariadb-backup`.
     Program(Box<ProgramRun>),
+    /// A dump.
+    Dump(DumpRun),
 }
 
 impl Stream {
@@ -34,6 +36,7 @@ impl Stream {
         match self {
             Stream::Directory(directory) => directory.next().await,
             Stream::Program(program) => program.next().await,
+            Stream::Dump(dump) => dump.next().await,
         }
     }
 }
@@ -52,7 +55,7 @@ pub struct Received {
 /// `Corrupt` when the stream makes no sense; what its source or the repository says; `Cancelled`.
 pub async fn receive(
     job: &Job,
-    mut stream: Stream,
+    stream: &mut Stream,
     parent: Option<&Arc<BackupReader>>,
     page_size: usize,
     keep: &[&'static str],
@@ -69,11 +72,10 @@ pub async fn receive(
         directories: BTreeSet::new(),
         kept: HashMap::new(),
     };
-    let (result, kept) = match files.run(&mut stream, &mut lanes, cancel).await {
+    let (result, kept) = match files.run(stream, &mut lanes, cancel).await {
         Ok(kept) => (Ok(()), kept),
         Err(error) => (Err(error), HashMap::new()),
     };
-    drop(stream);
     let sinks = lanes.finish(result, encoder(job)?).await?;
     let packs = sinks.finish(Vec::new(), writer).await?;
     Ok(Received { packs, kept })

@@ -38,6 +38,8 @@ pub enum Way {
         /// The program.
         program: BackupProgram,
     },
+    /// By a dump.
+    Dump,
 }
 
 /// For people.
@@ -56,6 +58,7 @@ impl fmt::Display for Way {
             Way::Program { data_directory, .. } => {
                 write!(f, "copies of {} by mariadb-backup", data_directory.display())
             }
+            Way::Dump => f.write_str("dumps over the connection"),
         }
     }
 }
@@ -77,14 +80,33 @@ pub async fn survey(settings: &MysqlSettings) -> anyhow::Result<Survey> {
     Ok(Survey { host, way, page_size })
 }
 
+/// The way that is asked for; else by files, and if that is none here, a dump.
 async fn way(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Result<Way> {
     let [by_files, _] = BackupMethod::of(settings.flavor);
-    let method = settings.copy.method.unwrap_or(by_files);
-    match method {
-        BackupMethod::Clone => Ok(clone(settings, sql, host).await?),
+    let way = match settings.copy.method.unwrap_or(by_files) {
+        BackupMethod::Clone => clone(settings, sql, host).await,
         BackupMethod::MariadbBackup => program(settings, sql, host).await,
-        BackupMethod::Dump => Err(Failure::new(ErrorClass::Config, "dumps are not taken yet").into()),
+        BackupMethod::Dump => Ok(Way::Dump),
+    };
+    match way {
+        Err(error) if settings.copy.method.is_none() && is_unfit(&error) => {
+            tracing::warn!(reason = %error, "base backups by {} are not possible here: the server is dumped", by_files.label());
+            Ok(Way::Dump)
+        }
+        way => Ok(way?),
     }
+}
+
+/// Whether a server cannot be backed up by its files as it is, which a dump does not mind.
+fn is_unfit(error: &BaseBackupError) -> bool {
+    matches!(
+        error,
+        BaseBackupError::Elsewhere { .. }
+            | BaseBackupError::NotInnoDb { .. }
+            | BaseBackupError::NoClonePlugin
+            | BaseBackupError::NoProgram
+            | BaseBackupError::ProgramVersion { .. }
+    )
 }
 
 async fn clone(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> Result<Way, BaseBackupError> {
@@ -102,15 +124,12 @@ async fn clone(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> Result<W
     })
 }
 
-async fn program(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Result<Way> {
+async fn program(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> Result<Way, BaseBackupError> {
     let named = settings.server.data_directory.as_deref();
     let data_directory = local_data_directory(sql, host, named).await?;
     let search_path = std::env::var_os("PATH");
     let found = BackupProgram::find(settings.copy.program.as_deref(), search_path.as_deref()).await?;
-    let program = found.ok_or_else(|| {
-        Failure::new(ErrorClass::Config, "there is no mariadb-backup on this host")
-            .hint("install the package that came with the server, or set base_backup.program")
-    })?;
+    let program = found.ok_or(BaseBackupError::NoProgram)?;
     program.check_series(&sql.version().text)?;
     Ok(Way::Program {
         data_directory,

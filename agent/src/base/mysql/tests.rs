@@ -275,6 +275,46 @@ async fn mariadb_118_is_stored_page_by_page() {
     full_and_incremental(MysqlVersion::MariaDb118).await;
 }
 
+/// Without a word about the way, what cannot be cloned is dumped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_other_tables_than_innodbs_is_dumped() {
+    let fixture = Fixture::new(MysqlVersion::Mysql97).await;
+    fixture
+        .server
+        .sql("CREATE TABLE d.m (id INT PRIMARY KEY) ENGINE = MyISAM; INSERT INTO d.m VALUES (1)");
+    let (full, facts) = fixture.back_up(BackupKind::Full).await;
+    assert_eq!((facts.method, facts.missing.len()), (BackupMethod::Dump, 0));
+    let exact = facts.exact.unwrap();
+    assert_eq!(full.facts.begin.text, format!("{}:{}", exact.file, exact.offset));
+    fixture.server.sql("INSERT INTO d.m VALUES (2)");
+    let (incremental, _) = fixture.back_up(BackupKind::Incremental).await;
+    assert!(
+        incremental.totals.new_bytes < 100_000,
+        "{}",
+        incremental.totals.new_bytes
+    );
+
+    let scratch = Scratch::new("laid");
+    let base = scratch.path().join("data");
+    fixture.lay_down(&incremental, &base).await;
+    let restored = MysqlServer::start_new(MysqlVersion::Mysql97);
+    let mut paths = Vec::new();
+    for folder in ["", "30-tables", "40-data"] {
+        let entries = fs::read_dir(base.join("dump").join(folder)).unwrap();
+        paths.extend(
+            entries
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file()),
+        );
+    }
+    paths.sort();
+    for path in paths {
+        restored.sql(&fs::read_to_string(path).unwrap());
+    }
+    let digest = "CHECKSUM TABLE d.t, d.still, d.m";
+    assert_eq!(restored.sql(digest), fixture.server.sql(digest));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_log_is_not_stored_is_not_backed_up() {
     let fixture = Fixture::new(MysqlVersion::MariaDb118).await;

@@ -40,6 +40,12 @@ pub enum BaseBackupError {
         /// Why.
         problem: String,
     },
+    /// There is no backup program.
+    #[error(
+        "there is no mariadb-backup on this host; install the package that came with the server, or set \
+         base_backup.program"
+    )]
+    NoProgram,
     /// The backup program is made for servers of another series.
     #[error(
         "{path} is of version {found} and the server of {server}: it reads the redo log of its own series only; \
@@ -172,6 +178,7 @@ impl BaseBackupError {
             BaseBackupError::Answer { .. } => ErrorClass::Permanent,
             BaseBackupError::Info { .. } => ErrorClass::Corrupt,
             BaseBackupError::Program { .. }
+            | BaseBackupError::NoProgram
             | BaseBackupError::ProgramVersion { .. }
             | BaseBackupError::NotInnoDb { .. }
             | BaseBackupError::NoClonePlugin

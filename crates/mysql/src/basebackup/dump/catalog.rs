@@ -62,7 +62,6 @@ impl Catalog {
                         self.missing.push(format!("history of {schema}.{name}"));
                     }
                     self.tables.push(Table {
-                        number: self.tables.len(),
                         schema: schema.to_owned(),
                         name: name.to_owned(),
                         engine: text(operation, row, "engine")?.to_owned(),

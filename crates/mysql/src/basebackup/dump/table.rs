@@ -1,5 +1,7 @@
 //! One table: its definition, and its rows as INSERT statements.
 
+use crc_fast::{CrcAlgorithm, checksum};
+
 use super::super::BaseBackupError;
 use super::column::Column;
 use super::output::{Output, OutputFile};
@@ -23,8 +25,6 @@ const WITHOUT_ROWS: [&str; 6] = [
 /// A table to be dumped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Its place among all tables: part of its files' names.
-    pub number: usize,
     /// The database.
     pub schema: String,
     /// Its name.
@@ -133,7 +133,7 @@ impl Table {
         }
     }
 
-    /// Its number keeps names apart that look alike here.
+    /// The same in every dump. A checksum keeps names apart that look alike here.
     fn file_name(&self) -> String {
         let plain = |c: char| {
             if c.is_ascii_alphanumeric() || "_-".contains(c) {
@@ -143,7 +143,8 @@ impl Table {
             }
         };
         let short = |name: &str| name.chars().take(60).map(plain).collect::<String>();
-        format!("{:06}-{}.{}", self.number, short(&self.schema), short(&self.name))
+        let exact = checksum(CrcAlgorithm::Crc32IsoHdlc, self.quoted().as_bytes());
+        format!("{}.{}.{exact:08x}", short(&self.schema), short(&self.name))
     }
 }
 
