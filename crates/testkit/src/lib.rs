@@ -37,8 +37,8 @@ pub use psql::Psql;
 pub use s3::{Garage, Moto, S3Endpoint};
 pub use scratch::Scratch;
 pub use tidemark::{
-    Agent, AgentBuilder, Metrics, Restore, RestoredServer, TestRepository, accessible_copy, program,
-    tidemark_restore,
+    Agent, AgentBuilder, Metrics, MysqlRestore, Restore, RestoredMysql, RestoredServer, TestRepository,
+    accessible_copy, program, tidemark_restore,
 };
 pub use user::ServerUser;
 pub use wait::{holds_within, wait_for};

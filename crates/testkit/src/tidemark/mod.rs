@@ -7,9 +7,11 @@ mod metrics;
 mod program;
 mod repository;
 mod restore;
+mod restore_mysql;
 
 pub use agent::{Agent, AgentBuilder};
 pub use metrics::Metrics;
 pub use program::{accessible_copy, program};
 pub use repository::TestRepository;
 pub use restore::{Restore, RestoredServer, tidemark_restore};
+pub use restore_mysql::{MysqlRestore, RestoredMysql};

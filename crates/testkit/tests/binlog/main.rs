@@ -6,4 +6,5 @@ mod files;
 mod forks;
 mod plans;
 mod protected;
+mod restore;
 mod semi_sync;
