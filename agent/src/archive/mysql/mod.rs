@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: the binlog as a replica receives it.
 
 mod follow;
+mod gtids;
 mod intake;
 mod marks;
 mod prove;
@@ -211,9 +212,18 @@ impl BinlogPipeline {
         if gaps.iter().any(|gap| is_open(gap, &backups)) {
             self.hold_for_gap();
         }
-        let stored = source.stored(archive, &backups, &self.settings.server).await?;
+        let stored = source.stored(archive, &backups).await?;
         let files = source.files().await?;
         let diverged = self.memory.diverged.take();
+        if let Some(stored) = stored.as_ref().filter(|stored| !source.wrote(&stored.record)) {
+            let replica = self.replica(source).await?;
+            let anew = source
+                .fail_over(archive, stored, &files, &replica, &self.settings.server)
+                .await?;
+            return self
+                .begin_anew(source, archive, &anew, Some(stored), &backups)
+                .await;
+        }
         match decide(stored.as_ref(), &files, diverged) {
             Begin::GoOn(start) => self.start(source, *start).await,
             Begin::Prove { start, fork } => {
@@ -256,8 +266,13 @@ impl BinlogPipeline {
         let start = Start::of_new_branch(branch, anew.first_file);
         if let Some((old, end)) = begun_before {
             let files = source.log_files(old);
+            let settled = anew.follows.map_or(end, |fork| LogPosition {
+                file: fork.file,
+                offset: fork.offset,
+            });
             match anew.follows {
-                Some(fork) => self.alarm_rolled_back(files, fork, end),
+                Some(fork) if settled < end => self.alarm_rolled_back(files, fork, end),
+                Some(_) => {}
                 None => {
                     let reason = anew.reason;
                     let next = source.log_files(branch).position(start.event);
@@ -267,10 +282,6 @@ impl BinlogPipeline {
                     ));
                 }
             }
-            let settled = anew.follows.map_or(end, |fork| LogPosition {
-                file: fork.file,
-                offset: fork.offset,
-            });
             // A base backup of what the server no longer has leads nowhere: the next one closes that, too.
             let is_dead = |backup: &BackupHeader| {
                 let end = &backup.facts.end;
@@ -331,19 +342,24 @@ impl BinlogPipeline {
             .update(|facts| facts.alarms.insert("rolled_back", text));
     }
 
-    /// Asks for the stream.
-    async fn start(&self, source: &mut Source, start: Start) -> anyhow::Result<Begun> {
+    /// Who asks.
+    async fn replica(&self, source: &mut Source) -> anyhow::Result<Replica> {
         let identity = replica_identity(&self.settings);
         let server_id = match self.settings.server_id {
             Some(server_id) => server_id,
             None => source.sql.unused_server_id(&identity).await?,
         };
-        let replica = Replica {
+        Ok(Replica {
             server_id,
             uuid: identity.uuid,
             heartbeat: HEARTBEAT,
             semi_sync: self.settings.semi_sync,
-        };
+        })
+    }
+
+    /// Asks for the stream.
+    async fn start(&self, source: &mut Source, start: Start) -> anyhow::Result<Begun> {
+        let replica = self.replica(source).await?;
         let stream = request(&source.options, &replica, source.basename, start.event).await?;
         if stream.host() != source.sql.host() {
             let message = format!(

@@ -1,13 +1,15 @@
 //! The server being followed: its identity, its files, and the archive that belongs to it.
 
-use tidemark_mysql::archive::BinlogBranch;
+use tidemark_mysql::archive::{BinlogBranch, BranchEnd};
 use tidemark_mysql::binlog::Flavor;
 use tidemark_mysql::client::{ConnectOptions, ReplicaIdentity, ServerFacts, Sql};
+use tidemark_mysql::replication::Replica;
 use tidemark_repository::base::BackupHeader;
 use tidemark_repository::log::run_to_continue;
 use tidemark_repository::{Archive, Branch, NewServer, Repository};
 use tidemark_types::{BinlogBasename, Clock, ErrorClass, Generation, LogFiles, SystemClock};
 
+use super::gtids::{gtids_before, has_all, is_among, is_empty, stored_gtids};
 use super::start::{Anew, ServerFiles, Stored};
 use crate::archive::adopt_hint;
 use crate::base::host;
@@ -123,18 +125,16 @@ impl Source {
     /// What is stored of the newest branch that holds any log. `None` when none does.
     ///
     /// # Errors
-    /// `Conflict` when another server wrote it; what the repository says.
+    /// What the repository says.
     pub async fn stored(
         &self,
         archive: &Archive,
         backups: &[BackupHeader],
-        settings: &ServerSettings,
     ) -> anyhow::Result<Option<Stored>> {
         let Some(branch) = archive.branches().await?.into_iter().max() else {
             return Ok(None);
         };
         let record = read_branch(archive, branch).await?;
-        self.check_identity(&record, settings)?;
         // Everything before the newest base backup is settled; listing it again would cost for nothing.
         let newest = backups.last().map(|backup| &backup.facts.begin);
         let from_file = newest
@@ -149,13 +149,62 @@ impl Source {
         }))
     }
 
-    fn check_identity(&self, record: &BinlogBranch, settings: &ServerSettings) -> anyhow::Result<()> {
-        let found = (self.identity.as_str(), self.basename.as_str());
-        if (record.server.as_str(), record.basename.as_str()) == found {
-            return Ok(());
+    /// Whether this server, by what it says of itself, wrote a branch.
+    pub fn wrote(&self, record: &BinlogBranch) -> bool {
+        record.server == self.identity && record.basename == self.basename.as_str()
+    }
+
+    /// Goes on from what another server wrote: behind a failover, this one has all of it, and its own log begins somewhere
+    /// among it.
+    ///
+    /// # Errors
+    /// `Conflict` when it has not, or nothing tells; what the server or the repository says.
+    pub async fn fail_over(
+        &mut self,
+        archive: &Archive,
+        stored: &Stored,
+        files: &ServerFiles,
+        replica: &Replica,
+        settings: &ServerSettings,
+    ) -> anyhow::Result<Anew> {
+        let stored_gtids = stored_gtids(archive, stored)
+            .await?
+            .filter(|gtids| !is_empty(gtids));
+        let state = self.sql.gtid_state().await?;
+        let Some(gtids) = stored_gtids.filter(|gtids| has_all(&state, gtids)) else {
+            return Err(self.stranger(&stored.record, settings).into());
+        };
+        for file in files.newest_first() {
+            let name = self.basename.file_name(file);
+            let before = gtids_before(&self.options, replica, &name).await?;
+            if before.is_some_and(|before| is_among(&before, &gtids)) {
+                let end = stored.run.end.position;
+                tracing::warn!(
+                    server = self.identity,
+                    file = name,
+                    "following another server, which has all that is stored"
+                );
+                return Ok(Anew {
+                    first_file: file,
+                    follows: Some(BranchEnd {
+                        branch: stored.branch.0,
+                        file: end.file,
+                        offset: end.offset,
+                    }),
+                    reason: "failover to another server",
+                });
+            }
         }
+        Ok(Anew::behind_nothing(
+            files,
+            "failover to another server, which had purged the binlog that follows what is stored",
+        ))
+    }
+
+    fn stranger(&self, record: &BinlogBranch, settings: &ServerSettings) -> Failure {
         let message = format!(
-            "the archive of {} holds binlogs {} of server {}, and the one at {} is {} with binlogs {}",
+            "the archive of {} holds binlogs {} of server {}, and the one at {} is {} with binlogs {} and lacks transactions \
+             that are stored",
             settings.name,
             record.basename,
             record.server,
@@ -163,9 +212,7 @@ impl Source {
             self.identity,
             self.basename.as_str()
         );
-        Err(Failure::new(ErrorClass::Conflict, message)
-            .hint(adopt_hint(settings))
-            .into())
+        Failure::new(ErrorClass::Conflict, message).hint(adopt_hint(settings))
     }
 
     /// Writes down a new branch, before any of its log.

@@ -57,6 +57,11 @@ impl ServerFiles {
         self.0.last().map(|(number, _)| *number)
     }
 
+    /// Their numbers, the newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().rev().map(|(number, _)| *number)
+    }
+
     /// Bytes of whole files behind `file`, that of the end left out.
     pub fn bytes_behind(&self, file: u64) -> u64 {
         let last = self.last();

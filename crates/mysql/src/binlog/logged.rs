@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use super::decoder::BinlogDecoder;
+use super::error::BinlogError;
 use super::facts::Fact;
-use super::transaction::TransactionGtid;
+use super::transaction::{TransactionGtid, Transactions};
 use crate::gtid::{GtidSet, MariaDbState};
 
 /// The transactions of a log up to some point: what a file says of those before it, and what its reader adds.
@@ -35,6 +37,45 @@ impl Logged {
             }
             (_, _) => true,
         }
+    }
+}
+
+/// Reads a file for the transactions that lie in the log up to its end.
+#[derive(Debug, Default)]
+pub struct LoggedReader {
+    decoder: BinlogDecoder,
+    transactions: Transactions,
+    logged: Option<Logged>,
+}
+
+impl LoggedReader {
+    /// A reader of a file from its first byte on.
+    pub fn new() -> LoggedReader {
+        LoggedReader::default()
+    }
+
+    /// Adds the next bytes of the file.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), BinlogError> {
+        while let Some(event) = self.decoder.next(&mut bytes)? {
+            let fact = Fact::of(&event)?;
+            let ended = self.transactions.add(&event, fact.as_ref())?;
+            if let (Some(logged), Some(transaction)) = (&mut self.logged, ended) {
+                logged.add(&transaction.gtid);
+            }
+            if let Some(before) = fact.as_ref().and_then(Logged::before) {
+                self.logged = Some(before);
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies in the log up to the last whole transaction that was read; `None` before the file said what lies before
+    /// it.
+    pub fn logged(&self) -> Option<&Logged> {
+        self.logged.as_ref()
     }
 }
 

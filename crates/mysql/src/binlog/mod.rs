@@ -30,7 +30,7 @@ pub use event::{ArtificialRotate, BinlogOffset, Event, EventHeader, EventType};
 pub use facts::Fact;
 pub use format::{ChecksumAlgorithm, Flavor, Format};
 pub use gtid_event::{AlterPhase, MariaDbGtidEvent, MySqlGtidEvent};
-pub use logged::Logged;
+pub use logged::{Logged, LoggedReader};
 pub use payload::{Compression, Payload, PayloadReader};
 pub use query::{Query, StatementKind, XaId};
 pub use rows::{Rows, RowsChange, TableMap};

@@ -2,6 +2,7 @@
 //! programs are run as they were built, from outside.
 
 mod base;
+mod failover;
 mod files;
 mod forks;
 mod plans;
