@@ -40,12 +40,13 @@ log_error = $DIR/run/mysqld.log
 skip_networking = ON
 server_id = 1
 log_bin = $DIR/data/binlog
-binlog_format = ROW
+secure_file_priv = $DIR/run
 CONF
     if [ "$ENGINE" = mysql ]; then
         printf '%s\n' "mysqlx = OFF" "gtid_mode = ON" "enforce_gtid_consistency = ON" >>"$DIR/my.cnf"
-        "${AS[@]}" "$SERVER" --defaults-file="$DIR/my.cnf" --initialize-insecure --skip-log-bin
+        "${AS[@]}" "$SERVER" --defaults-file="$DIR/my.cnf" --initialize-insecure --skip-log-bin >"$DIR/run/install.log" 2>&1
     else
+        echo "binlog_format = ROW" >>"$DIR/my.cnf"
         "${AS[@]}" "$PREFIX/usr/bin/mariadb-install-db" --defaults-file="$DIR/my.cnf" --basedir="$PREFIX/usr" \
             --auth-root-authentication-method=normal --skip-test-db --skip-log-bin >"$DIR/run/install.log"
     fi
