@@ -12,7 +12,7 @@ use tidemark_mysql::replication::{DumpRequest, Replica};
 use super::finding::Finding;
 use super::repository::Known;
 use crate::archive::mysql::source::{check_engine, replica_identity};
-use crate::base::mysql::survey;
+use crate::base::mysql::survey::{self, Survey};
 use crate::config::MysqlSettings;
 use crate::exit;
 
@@ -41,13 +41,11 @@ pub async fn examine(settings: &MysqlSettings, known: Option<&Known>) -> Vec<Fin
         findings.push(replication(settings, &mut sql).await);
     }
     findings.extend(known.and_then(|known| identity(settings, &facts, known)));
-    let judged = preflight::findings(&facts, &wanted(settings));
-    findings.extend(
-        judged
-            .into_iter()
-            .map(|finding| Finding::of_server(subject, finding)),
-    );
-    findings.push(base_backups(settings).await);
+    let survey = survey::survey(settings).await;
+    let method = survey.as_ref().ok().map(|survey| survey.way.method());
+    let judged = preflight::findings(&facts, &wanted(settings, method)).into_iter();
+    findings.extend(judged.map(|finding| Finding::of_server(subject, finding)));
+    findings.push(base_backups(settings, survey));
     findings
 }
 
@@ -58,13 +56,15 @@ async fn ask(settings: &MysqlSettings) -> anyhow::Result<(Sql, SourceFacts)> {
     Ok((sql, facts))
 }
 
-fn wanted(settings: &MysqlSettings) -> Wanted {
+/// `method`: by which way base backups are taken, when there is one.
+fn wanted(settings: &MysqlSettings, method: Option<BackupMethod>) -> Wanted {
     let [by_files, _] = BackupMethod::of(settings.flavor);
+    let method = method.or(settings.copy.method).unwrap_or(by_files);
     Wanted {
         semi_sync: settings.semi_sync,
         server_id: settings.server_id,
         identity: Some(replica_identity(settings)),
-        copies_files: settings.copy.method.unwrap_or(by_files) != BackupMethod::Dump,
+        copies_files: method != BackupMethod::Dump,
     }
 }
 
@@ -119,10 +119,10 @@ async fn try_dump(settings: &MysqlSettings, sql: &mut Sql) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn base_backups(settings: &MysqlSettings) -> Finding {
+fn base_backups(settings: &MysqlSettings, survey: anyhow::Result<Survey>) -> Finding {
     const CHECK: &str = "base backups";
     let subject = settings.server.name.as_str();
-    match survey::survey(settings).await {
+    match survey {
         Ok(survey) => Finding::good(subject, CHECK, survey.way.to_string()),
         Err(error) => {
             let mend = exit::hint_of(&error).unwrap_or(

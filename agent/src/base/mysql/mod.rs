@@ -320,7 +320,8 @@ fn position((file, offset): (&str, u64), branch: Branch) -> anyhow::Result<Posit
 }
 
 impl Way {
-    fn method(&self) -> BackupMethod {
+    /// What configurations and manifests call it.
+    pub fn method(&self) -> BackupMethod {
         match self {
             Way::Clone { .. } => BackupMethod::Clone,
             Way::Program { .. } => BackupMethod::MariadbBackup,

@@ -409,12 +409,17 @@ impl Report<'_> {
     }
 
     fn clone_plugin(&mut self) {
-        let needs = self.wanted.copies_files && self.facts.flavor() == Flavor::MySql;
-        if needs && !self.facts.plugins.contains("clone") {
-            let message = "the clone plugin is not installed, which base backups of files need";
-            let remedy = "INSTALL PLUGIN clone SONAME 'mysql_clone.so';".to_owned();
-            self.add(Severity::Warning, "clone plugin", message, Some(remedy));
+        if self.facts.flavor() != Flavor::MySql || self.facts.plugins.contains("clone") {
+            return;
         }
+        let severity = match self.wanted.copies_files {
+            true => Severity::Warning,
+            false => Severity::Note,
+        };
+        let message =
+            "the clone plugin is not installed: base backups are dumps, which take and restore longer";
+        let remedy = "INSTALL PLUGIN clone SONAME 'mysql_clone.so';".to_owned();
+        self.add(severity, "clone plugin", message, Some(remedy));
     }
 
     fn clock(&mut self) {

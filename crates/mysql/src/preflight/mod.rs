@@ -13,4 +13,4 @@ mod tests;
 
 pub use facts::{ForeignTable, LogFilter, SourceFacts};
 pub use findings::{Wanted, findings};
-pub use privileges::{Privileges, needed_privileges};
+pub use privileges::{DUMP_PRIVILEGES, Privileges, needed_privileges};

@@ -58,11 +58,13 @@ impl Privileges {
     }
 }
 
+/// What a dump of everything takes: it reads rows, views, triggers, events and accounts, and locks the server for a moment.
+pub const DUMP_PRIVILEGES: [&str; 6] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "LOCK TABLES"];
+
 /// What an account needs, with what it is needed for, in the order of importance.
 ///
 /// Streaming: COM_BINLOG_DUMP, SHOW BINARY LOGS. Copies of files: `CLONE LOCAL DATA DIRECTORY` (manual: "Cloning Data
-/// Locally"); `mariadb-backup` (knowledge base: "Authentication and Privileges"). Dumps: what `mysqldump --all-databases`
-/// needs with a consistent position (manual: "mysqldump"). Replicas are listed to whom may replicate in MySQL, in MariaDB to
+/// Locally"); `mariadb-backup` (knowledge base: "Authentication and Privileges"). Replicas are listed to whom may replicate in MySQL, in MariaDB to
 /// whom may administer sources.
 pub fn needed_privileges(wanted: &Wanted, flavor: Flavor) -> Vec<(&'static str, &'static str)> {
     const STREAM: &str = "streaming the binlog";
@@ -88,26 +90,13 @@ pub fn needed_privileges(wanted: &Wanted, flavor: Flavor) -> Vec<(&'static str, 
             ("LOCK TABLES", COPY),
             ("SELECT", TABLES),
         ],
-        (Flavor::MySql, false) => &[
-            ("SELECT", DUMP),
-            ("RELOAD", DUMP),
-            ("BACKUP_ADMIN", DUMP),
-            ("PROCESS", DUMP),
-            ("LOCK TABLES", DUMP),
-            ("SHOW VIEW", DUMP),
-            ("TRIGGER", DUMP),
-            ("EVENT", DUMP),
-        ],
-        (Flavor::MariaDb, false) => &[
-            ("SELECT", DUMP),
-            ("RELOAD", DUMP),
-            ("PROCESS", DUMP),
-            ("LOCK TABLES", DUMP),
-            ("SHOW VIEW", DUMP),
-            ("TRIGGER", DUMP),
-            ("EVENT", DUMP),
-        ],
+        // Transactions that are prepared would be missing in a dump.
+        (Flavor::MySql, false) => &[("XA_RECOVER_ADMIN", DUMP)],
+        (Flavor::MariaDb, false) => &[],
     };
     needed.extend(base);
+    if !wanted.copies_files {
+        needed.extend(DUMP_PRIVILEGES.map(|name| (name, DUMP)));
+    }
     needed
 }

@@ -415,7 +415,8 @@ fn a_clone_needs_its_plugin() {
         ..wanted()
     };
     facts.privileges = Privileges::of_grants(["GRANT ALL PRIVILEGES ON *.* TO `t`@`%`"].into_iter());
-    assert_eq!(complaints(&facts, &dumps), []);
+    let found = the_complaint(&facts, &dumps);
+    assert_eq!((found.severity, found.subject), (Severity::Note, "clone plugin"));
 }
 
 #[test]
