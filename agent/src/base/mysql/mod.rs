@@ -205,6 +205,10 @@ impl Dataset<'_> {
         let mut stream = Stream::Program(Box::new(run));
         let received = self.receive(job, &mut stream, writer, cancel).await?;
         let exact = read_binlog_info(&received.kept)?;
+        let missing = match &stream {
+            Stream::Program(program) => program.left_out().to_vec(),
+            Stream::Directory(_) | Stream::Dump(_) => Vec::new(),
+        };
         // The connection was idle for as long as the backup took.
         let after = LogState::query(&mut Sql::connect(options).await?).await?;
         Ok(Stored {
@@ -213,7 +217,7 @@ impl Dataset<'_> {
             after,
             exact: Some(exact),
             program_version: Some(program.version.clone()),
-            missing: Vec::new(),
+            missing,
         })
     }
 

@@ -103,6 +103,7 @@ fn is_unfit(error: &BaseBackupError) -> bool {
         error,
         BaseBackupError::Elsewhere { .. }
             | BaseBackupError::NotInnoDb { .. }
+            | BaseBackupError::Outside { .. }
             | BaseBackupError::NoClonePlugin
             | BaseBackupError::NoProgram
             | BaseBackupError::ProgramVersion { .. }

@@ -89,10 +89,31 @@ pub async fn check_clonable(sql: &mut Sql, data_directory: &Path) -> Result<(), 
         return Err(BaseBackupError::NoClonePlugin);
     }
     let tables = foreign_tables(data_directory)?;
-    if tables.is_empty() {
+    if !tables.is_empty() {
+        return Err(BaseBackupError::NotInnoDb { tables });
+    }
+    let files = outside_files(sql).await?;
+    if files.is_empty() {
         Ok(())
     } else {
-        Err(BaseBackupError::NotInnoDb { tables })
+        Err(BaseBackupError::Outside { files })
+    }
+}
+
+/// Files of tables outside the data directory: a clone would be made over them. Without PROCESS nobody knows; the server
+/// then refuses to overwrite them.
+async fn outside_files(sql: &mut Sql) -> Result<Vec<String>, BaseBackupError> {
+    let statement = "SELECT path FROM information_schema.innodb_datafiles WHERE path LIKE '/%' ORDER BY path";
+    match sql
+        .query("look for files outside the data directory", statement)
+        .await
+    {
+        Ok(rows) => Ok(rows
+            .iter()
+            .filter_map(|row| row.text("path").map(str::to_owned))
+            .collect()),
+        Err(crate::MysqlError::Server { .. }) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -90,6 +90,16 @@ pub enum BaseBackupError {
         /// Their names.
         tables: Vec<String>,
     },
+    /// There are files that a clone would be made over.
+    #[error(
+        "a clone holds files of the data directory only, and {} lie elsewhere: {}; bring these tables into it, \
+         or set base_backup.method = \"dump\"",
+        .files.len(), first_of(.files)
+    )]
+    Outside {
+        /// Where they lie.
+        files: Vec<String>,
+    },
     /// The clone plugin is not there.
     #[error("the server has no clone plugin; INSTALL PLUGIN clone SONAME 'mysql_clone.so'")]
     NoClonePlugin,
@@ -182,6 +192,7 @@ impl BaseBackupError {
             | BaseBackupError::ProgramVersion { .. }
             | BaseBackupError::NotInnoDb { .. }
             | BaseBackupError::NoClonePlugin
+            | BaseBackupError::Outside { .. }
             | BaseBackupError::NoSpace { .. }
             | BaseBackupError::Elsewhere { .. }
             | BaseBackupError::NoBinlog

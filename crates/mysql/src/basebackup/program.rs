@@ -4,7 +4,7 @@
 //! by an option file that only we can read: what stands among a process's arguments is everybody's to see. Whether a backup
 //! came about is judged by three things: its exit code, the line it says at its end, and a stream that has an end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -168,6 +168,9 @@ pub struct ProgramRun {
     messages: JoinHandle<Messages>,
     stream: XbstreamReader,
     buffer: BytesMut,
+    /// Files that are passing and not handed on.
+    passing: HashSet<u64>,
+    left_out: Vec<String>,
     /// Read by the program at its start; goes with the backup.
     _option_file: NamedTempFile,
 }
@@ -210,6 +213,8 @@ impl ProgramRun {
             messages: tokio::spawn(Messages::read(stderr)),
             stream: XbstreamReader::new(),
             buffer: BytesMut::new(),
+            passing: HashSet::new(),
+            left_out: Vec::new(),
             _option_file: option_file,
         })
     }
@@ -222,7 +227,10 @@ impl ProgramRun {
     pub async fn next(&mut self) -> Result<Option<FileEvent>, BaseBackupError> {
         loop {
             if let Some(event) = self.stream.poll()? {
-                return Ok(Some(event));
+                if self.is_handed_on(&event) {
+                    return Ok(Some(event));
+                }
+                continue;
             }
             let Some(stdout) = &mut self.stdout else {
                 return Ok(None);
@@ -236,6 +244,26 @@ impl ProgramRun {
             self.finish().await?;
             self.stdout = None;
         }
+    }
+
+    /// An `.isl` file says where a table lies that was made outside the data directory. Its copy lies inside; a server that
+    /// is started on the copy must not be led to the original.
+    fn is_handed_on(&mut self, event: &FileEvent) -> bool {
+        match event {
+            FileEvent::Begin { file, path, .. } if path.ends_with(".isl") => {
+                self.left_out.push(path.to_string());
+                self.passing.insert(*file);
+                false
+            }
+            FileEvent::Data { file, .. } => !self.passing.contains(file),
+            FileEvent::End { file } => !self.passing.remove(file),
+            _ => true,
+        }
+    }
+
+    /// Files that are no part of the backup although the program streamed them.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// The stream is over: judges what it was.

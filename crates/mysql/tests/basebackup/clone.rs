@@ -98,6 +98,29 @@ async fn tables_that_a_clone_would_lose_are_named() {
 }
 
 #[tokio::test]
+async fn files_outside_the_data_directory_are_named() {
+    let elsewhere = Scratch::new("elsewhere");
+    let directory = elsewhere.path().display().to_string();
+    let server = MysqlServer::builder(VERSION)
+        .option(&format!("innodb_directories = {directory}"))
+        .start();
+    server.sql(&format!(
+        "INSTALL PLUGIN clone SONAME 'mysql_clone.so'; CREATE DATABASE d; \
+         CREATE TABLE d.far (id INT PRIMARY KEY) DATA DIRECTORY = '{directory}'; CREATE TABLE d.near (id INT PRIMARY KEY)"
+    ));
+    let (_, mut sql) = connect(&server).await;
+    match check_clonable(&mut sql, &server.data_directory())
+        .await
+        .unwrap_err()
+    {
+        BaseBackupError::Outside { files } => assert_eq!(files, [format!("{directory}/d/far.ibd")]),
+        other => panic!("{other}"),
+    }
+    server.sql("DROP TABLE d.far");
+    check_clonable(&mut sql, &server.data_directory()).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_an_earlier_process_left_is_removed_and_what_fails_leaves_nothing() {
     let server = server();
     let home = Scratch::new("clone");

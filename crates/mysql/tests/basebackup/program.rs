@@ -57,6 +57,11 @@ async fn read(mut run: ProgramRun, into: &Path) -> Result<usize, BaseBackupError
 
 async fn restores(version: MysqlVersion) {
     let server = server(version);
+    let elsewhere = Scratch::new("elsewhere");
+    let directory = elsewhere.path().display();
+    server.sql(&format!(
+        "CREATE TABLE d.far (id INT PRIMARY KEY) DATA DIRECTORY = '{directory}'; INSERT INTO d.far VALUES (1)"
+    ));
     let options = options(&server);
     let mut sql = Sql::connect(&options).await.unwrap();
     let host = &options.hosts[0];
@@ -89,6 +94,20 @@ async fn restores(version: MysqlVersion) {
     .expect_success();
     let restored = MysqlServer::builder(version).create_with(|data| fs::rename(&base, data).unwrap());
     restored.start();
+    // What leads to the original's table is left out, so that this server has its own.
+    assert!(!restored.data_directory().join("d/far.isl").exists());
+    let far = fs::read(elsewhere.path().join("d/far.ibd")).unwrap();
+    restored.sql("UPDATE d.far SET id = 2");
+    restored.stop();
+    assert_eq!(fs::read(elsewhere.path().join("d/far.ibd")).unwrap(), far);
+    restored.start();
+    assert_eq!(
+        (
+            restored.sql("SELECT id FROM d.far"),
+            server.sql("SELECT id FROM d.far")
+        ),
+        ("2".to_owned(), "1".to_owned())
+    );
     let digest = "CHECKSUM TABLE d.m, d.a; SELECT COUNT(*), SUM(CRC32(v)) FROM d.t WHERE id > 0";
     assert_eq!(restored.sql(digest), server.sql(digest));
     assert_eq!(restored.sql("SELECT COUNT(*) FROM d.t"), "20000");
