@@ -102,9 +102,10 @@ impl Source<'_> {
         writer: &mut BackupWriter,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Copied> {
+        // On the heap: the futures around them are moved through the stack when they begin, and it would not hold them.
         match self {
-            Source::Cluster(cluster) => cluster.copy(job, writer, cancel).await,
-            Source::Dataset(dataset) => dataset.copy(job, writer, cancel).await,
+            Source::Cluster(cluster) => Box::pin(cluster.copy(job, writer, cancel)).await,
+            Source::Dataset(dataset) => Box::pin(dataset.copy(job, writer, cancel)).await,
         }
     }
 }
@@ -123,8 +124,8 @@ pub fn describe_damage(taken: &Taken, pages: u64) -> String {
 pub async fn take(job: &Job, cancel: &CancellationToken) -> anyhow::Result<Taken> {
     durable::check_stored(&job.archive, &job.log).await?;
     match &job.server {
-        Server::Postgresql(settings) => cluster::take(job, settings, cancel).await,
-        Server::Mysql(settings) => mysql::take(job, settings, cancel).await,
+        Server::Postgresql(settings) => Box::pin(cluster::take(job, settings, cancel)).await,
+        Server::Mysql(settings) => Box::pin(mysql::take(job, settings, cancel)).await,
     }
 }
 
