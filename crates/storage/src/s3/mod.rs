@@ -139,7 +139,8 @@ async fn within<T>(
     work: impl Future<Output = Result<T, StorageError>>,
 ) -> Result<T, StorageError> {
     let limit = REQUEST_MAX + Duration::from_secs(bytes / TRANSFER_RATE_MIN);
-    match tokio::time::timeout(limit, work).await {
+    // A request of the SDK is a large future, and every one around it would hold it: on the heap, none does.
+    match tokio::time::timeout(limit, Box::pin(work)).await {
         Ok(done) => done,
         Err(_) => Err(subject.failed(
             ErrorClass::Transient,
