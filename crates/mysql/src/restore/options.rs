@@ -100,6 +100,10 @@ impl PrivateOptions {
         self.directory.join("server.log")
     }
 
+    pub(super) fn pid_file(&self) -> PathBuf {
+        self.directory.join("server.pid")
+    }
+
     pub(super) fn option_file(&self) -> PathBuf {
         self.directory.join("my.cnf")
     }
@@ -154,7 +158,7 @@ impl PrivateOptions {
         paths.extend([
             ("datadir", data_directory.to_owned()),
             ("socket", self.socket()),
-            ("pid_file", self.directory.join("server.pid")),
+            ("pid_file", self.pid_file()),
             ("log_error", self.log_file()),
             ("tmpdir", temporary.clone()),
             ("secure_file_priv", temporary.clone()),

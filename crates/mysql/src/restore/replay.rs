@@ -11,7 +11,7 @@ use super::log::{Executed, Interrupted, LogChain, LogFile, LogPlace, LogStart, P
 use super::options::{PrivateOptions, Purpose};
 use super::owner::ServerUser;
 use super::relay::{RelayFeed, RelayLogs};
-use super::server::{LeftRunning, PrivateServer, ServerLaunch};
+use super::server::{LeftRunning, PrivateServer, ServerLaunch, end_earlier};
 use super::state::ReplayState;
 use crate::binlog::{BinlogOffset, XaId};
 use crate::gtid::GtidSet;
@@ -97,6 +97,7 @@ impl Replay {
             None => forget_identity(&launch.data_directory)?,
         }
         user.make_directory(&directory)?;
+        end_earlier(&launch.options).await?;
         let (mut server, relay) = start_with(&launch, user, &files).await?;
         let set_up = set_up(&mut server, &launch.options, &start, earlier).await;
         let (state, log_start, has) = match set_up {

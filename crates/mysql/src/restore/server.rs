@@ -200,6 +200,52 @@ impl Drop for PrivateServer {
     }
 }
 
+/// Ends the server that an earlier restore left in the same private directory, if one is still there: its restore was killed,
+/// or it was left running. Stops it in order.
+///
+/// # Errors
+/// [`RestoreError::Timeout`].
+pub(super) async fn end_earlier(options: &PrivateOptions) -> Result<(), RestoreError> {
+    let Some(pid) = earlier(options) else {
+        return Ok(());
+    };
+    tracing::info!(
+        pid = pid.as_raw_nonzero().get(),
+        "ending the server of an earlier restore"
+    );
+    if let Err(error) = rustix::process::kill_process(pid, Signal::TERM) {
+        tracing::warn!(%error, "could not signal the server of an earlier restore");
+    }
+    let gone = async {
+        while earlier(options).is_some() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    tokio::time::timeout(STOP_TIMEOUT, gone)
+        .await
+        .map_err(|_| RestoreError::Timeout {
+            operation: "stop the server of an earlier restore",
+            after: STOP_TIMEOUT,
+            log: options.log_file(),
+        })
+}
+
+/// The process that the pid file names, if it is a server that runs by our option file: numbers of processes are used again.
+fn earlier(options: &PrivateOptions) -> Option<Pid> {
+    let text = std::fs::read_to_string(options.pid_file()).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let ours = defaults_argument(options);
+    let is_ours = arguments
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == ours.as_bytes());
+    is_ours.then(|| Pid::from_raw(pid)).flatten()
+}
+
+fn defaults_argument(options: &PrivateOptions) -> String {
+    format!("--defaults-file={}", options.option_file().display())
+}
+
 fn spawn(launch: &ServerLaunch, user: ServerUser) -> Result<Child, RestoreError> {
     let log_path = launch.options.log_file();
     let log = || {
@@ -210,10 +256,9 @@ fn spawn(launch: &ServerLaunch, user: ServerUser) -> Result<Child, RestoreError>
             .map_err(RestoreError::io("open", &log_path))
     };
     let program = &launch.program.path;
-    let defaults = launch.options.option_file();
     let mut command = Command::new(program);
     command
-        .arg(format!("--defaults-file={}", defaults.display()))
+        .arg(defaults_argument(&launch.options))
         // The directory we were started in may be closed to the server's user.
         .current_dir(&launch.data_directory)
         .stdin(Stdio::null())

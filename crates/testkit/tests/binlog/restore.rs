@@ -1,6 +1,8 @@
 //! The whole cycle: write, back up, write on, kill, restore, compare; and what lies behind the target is absent.
 
-use tidemark_testkit::{Agent, MysqlRestore, MysqlServer, MysqlVersion, RestoredMysql, TestRepository};
+use tidemark_testkit::{
+    Agent, Daemon, MysqlRestore, MysqlServer, MysqlVersion, RestoredMysql, TestRepository, wait_for,
+};
 
 use crate::protected::{
     NAME, PATIENCE, agent_for, server, wait_for_base_backup, wait_until_durable, wait_until_streaming,
@@ -193,4 +195,75 @@ fn targets_within_a_second() {
     // The time of a commit, to the microsecond: it is in, and what follows is not.
     let (count, same) = rows(&["--target-time", &time]);
     assert_eq!((count.as_str(), same), ("20", time));
+}
+
+/// The restore is killed while its server applies; the server lives on, and the next restore ends it and goes on.
+fn a_killed_restore_goes_on(version: MysqlVersion) {
+    let repository = TestRepository::file();
+    let (server, agent) = protected(version, &repository);
+    let rows = "INSERT INTO d.no_key VALUES (1, 'x');".repeat(30_000);
+    server.sql(&rows);
+    wait_until_durable(&agent, &server);
+    let end = moment(&server);
+    agent.terminate(PATIENCE);
+
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let log = restore.data_directory().with_file_name("restore.log");
+    let running = Daemon::spawn(
+        "tidemark-restore",
+        &mut restore.command(&["--target-latest"]),
+        &log,
+    );
+    let state = restore
+        .data_directory()
+        .with_file_name("data.tidemark/server/replay.json");
+    wait_for("the log to be applied", PATIENCE, || {
+        std::fs::read_to_string(&state).is_ok_and(|state| !state.contains("\"applying_to\": null"))
+    });
+    running.kill9();
+    let restored = restore.start(&["--target-latest", "--resume", "--action", "pause"]);
+    assert_at(&restored, &end, version);
+}
+
+#[test]
+fn a_killed_restore_of_mysql_goes_on() {
+    a_killed_restore_goes_on(MysqlVersion::Mysql97);
+}
+
+#[test]
+fn a_killed_restore_of_mariadb_goes_on() {
+    a_killed_restore_goes_on(MysqlVersion::MariaDb118);
+}
+
+/// A crash leaves a file without its end, and a transaction in the middle; what it had begun never happened.
+fn a_log_with_a_crash_in_it_is_restored(version: MysqlVersion) {
+    let repository = TestRepository::file();
+    let (server, agent) = protected(version, &repository);
+    server.sql("INSERT INTO d.t VALUES (5, 5, 'before the crash')");
+    wait_until_durable(&agent, &server);
+    let before = moment(&server);
+    server.kill9();
+    server.start();
+    server.sql("INSERT INTO d.t VALUES (6, 6, 'after the crash')");
+    wait_until_durable(&agent, &server);
+    let end = moment(&server);
+    agent.terminate(PATIENCE);
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let pause = ["--action", "pause"];
+    let restored = restore.start(&[&["--target-gtid", &before.gtid], &pause[..]].concat());
+    assert_at(&restored, &before, version);
+    restored.stop();
+    let restored = restore.start(&[&["--target-latest", "--resume"], &pause[..]].concat());
+    assert_at(&restored, &end, version);
+}
+
+#[test]
+fn a_log_with_a_crash_in_it_is_restored_by_mysql() {
+    a_log_with_a_crash_in_it_is_restored(MysqlVersion::Mysql97);
+}
+
+#[test]
+fn a_log_with_a_crash_in_it_is_restored_by_mariadb() {
+    a_log_with_a_crash_in_it_is_restored(MysqlVersion::MariaDb1011);
+    a_log_with_a_crash_in_it_is_restored(MysqlVersion::MariaDb118);
 }
