@@ -5,7 +5,7 @@ use tidemark_repository::Repository;
 use tidemark_repository::lease::{STALE_AFTER, read_lease};
 use tidemark_types::{Clock, ErrorClass, Generation, SystemClock};
 
-use crate::archive::postgresql::source::Source;
+use crate::archive::{mysql, postgresql};
 use crate::base::host::is_dead;
 use crate::config::{Server, ServerSettings, Settings};
 use crate::exit::Failure;
@@ -24,10 +24,13 @@ pub async fn command(settings: &Settings, server: &Server) -> anyhow::Result<()>
     let next = Generation(newest.map_or(0, |generation| generation.0).saturating_add(1));
     let archive = match server {
         Server::Postgresql(server) => {
-            let source = Source::connect(server).await?;
+            let source = postgresql::source::Source::connect(server).await?;
             source.begin_generation(&repository, common, next).await?
         }
-        Server::Mysql(_) => anyhow::bail!("this engine is not adopted yet"),
+        Server::Mysql(server) => {
+            let source = mysql::source::Source::connect(server).await?;
+            source.begin_generation(&repository, common, next).await?
+        }
     };
     let record = archive.record();
     println!(

@@ -92,7 +92,8 @@ fn follows_a_promoted_replica(version: MysqlVersion) {
     );
     agent.terminate(PATIENCE);
     let (wanted, executed) = (replica.sql(DIGEST), position(&replica));
-    let restored = MysqlRestore::new(&repository, NAME, version).start(&["--target-latest"]);
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let restored = restore.start(&["--target-latest"]);
     assert_eq!(restored.sql(DIGEST), wanted);
     assert_eq!(
         restored.report()["stopped_at"]["gtid_set"]

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use tidemark_testkit::{Agent, MysqlServer, MysqlVersion, TestRepository, run, wait_for};
 
 use crate::protected::{
-    PATIENCE, VERSIONS, agent_for, durable, restore_tool, server, wait_for_agent, wait_until_durable,
+    NAME, PATIENCE, VERSIONS, agent_for, durable, restore_tool, server, wait_for_agent, wait_until_durable,
     wait_until_durable_on, wait_until_streaming,
 };
 
@@ -136,7 +136,7 @@ fn a_purge_behind_the_agent_is_none() {
     }
 }
 
-/// Another server under the same name is refused, whatever its files are called.
+/// Another server under the same name is refused, whatever its files are called, until somebody decides for it.
 #[test]
 fn a_stranger_is_refused() {
     for version in [MysqlVersion::Mysql97, MysqlVersion::MariaDb1011] {
@@ -152,5 +152,16 @@ fn a_stranger_is_refused() {
         });
         let log = agent.log_text();
         assert!(log.contains("tidemark-agent adopt"), "{log}");
+        agent.terminate(PATIENCE);
+        let said = agent.run("adopt", &["--server", NAME]).expect_success();
+        assert!(said.contains("is now generation 2"), "{said}");
+        agent.start();
+        wait_until_durable(&agent, &stranger);
+        agent.terminate(PATIENCE);
+        let listed = list(&repository);
+        assert!(
+            listed.contains("generation 1") && listed.contains("generation 2"),
+            "{listed}"
+        );
     }
 }
