@@ -15,8 +15,8 @@ pub use error::ConfigError;
 pub use load::load;
 pub use rules::default_slot;
 pub use settings::{
-    Engine, HttpSettings, MysqlSettings, PostgresqlSettings, RepositorySettings, Server, ServerSettings,
-    Settings,
+    Engine, HttpSettings, LogSource, MysqlSettings, PostgresqlSettings, RepositorySettings, Server,
+    ServerSettings, Settings,
 };
 
 /// A server with the defaults.

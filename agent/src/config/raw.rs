@@ -52,6 +52,8 @@ pub struct RawServer {
     pub archive_spool: Written,
     pub server_id: Written,
     pub semi_sync: Written,
+    pub log_source: Written,
+    pub log_directory: Written,
     pub heartbeat: Written,
     pub base_backup: Option<Spanned<RawBaseBackup>>,
 }

@@ -22,7 +22,7 @@ use super::error::Problem;
 use super::load::{Loaded, line_of};
 use super::raw::{RawBaseBackup, RawConfig, RawHttp, RawRepository, RawServer, Scalar, Written};
 use super::settings::{
-    BaseBackupSettings, CopySettings, Engine, HttpSettings, MysqlSettings, PostgresqlSettings,
+    BaseBackupSettings, CopySettings, Engine, HttpSettings, LogSource, MysqlSettings, PostgresqlSettings,
     RepositorySettings, Server, ServerSettings, Settings,
 };
 use super::values::{self, Parsed, Percent};
@@ -325,8 +325,36 @@ impl Reader<'_> {
             connection: connection?,
             server_id,
             semi_sync: semi_sync.unwrap_or_default(),
+            log_source: self.log_source(raw, semi_sync.unwrap_or_default())?,
             server: server?,
         })
+    }
+
+    fn log_source(&mut self, raw: &RawServer, semi_sync: bool) -> Option<LogSource> {
+        const KEY: &str = "server.log_source";
+        let is_directory = self.optional(KEY, &raw.log_source, |value| match value {
+            Scalar::Text(text) if text == "replication" => Ok(false),
+            Scalar::Text(text) if text == "directory" => Ok(true),
+            _ => Err(format!(
+                "expected \"replication\" or \"directory\", found {value}"
+            )),
+        });
+        let directory = self.optional("server.log_directory", &raw.log_directory, values::absolute_path);
+        if is_directory.unwrap_or_default() {
+            if let (true, Some(written)) = (semi_sync, &raw.log_source) {
+                let message = "cannot go with semi_sync: only a replica acknowledges commits";
+                self.problem(&written.span(), KEY, message);
+            }
+            return Some(LogSource::Directory(directory));
+        }
+        if let Some(written) = &raw.log_directory {
+            self.problem(
+                &written.span(),
+                "server.log_directory",
+                "has a meaning with log_source = \"directory\" only",
+            );
+        }
+        Some(LogSource::Replication)
     }
 
     fn copy(&mut self, raw: &RawBaseBackup, flavor: Flavor) -> CopySettings {
@@ -471,10 +499,12 @@ fn postgresql_keys(raw: &RawServer) -> [(&'static str, &Written); 5] {
     ]
 }
 
-fn mysql_keys(raw: &RawServer) -> [(&'static str, &Written); 2] {
+fn mysql_keys(raw: &RawServer) -> [(&'static str, &Written); 4] {
     [
         ("server.server_id", &raw.server_id),
         ("server.semi_sync", &raw.semi_sync),
+        ("server.log_source", &raw.log_source),
+        ("server.log_directory", &raw.log_directory),
     ]
 }
 

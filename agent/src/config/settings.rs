@@ -118,6 +118,8 @@ pub struct MysqlSettings {
     pub server_id: Option<u32>,
     /// Whether commits are meant to wait for the repository, by semi-synchronous replication.
     pub semi_sync: bool,
+    /// What brings the binlog.
+    pub log_source: LogSource,
     /// How base backups are taken.
     pub copy: CopySettings,
 }
@@ -131,6 +133,15 @@ pub struct CopySettings {
     pub scratch_directory: Option<PathBuf>,
     /// The `mariadb-backup` to run; `None`: the one that is found.
     pub program: Option<PathBuf>,
+}
+
+/// What brings the binlog of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogSource {
+    /// The server sends it, as to a replica.
+    Replication,
+    /// Its files are read: in this directory, or where the server says that it writes them.
+    Directory(Option<PathBuf>),
 }
 
 /// `[server.base_backup]`

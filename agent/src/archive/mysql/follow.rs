@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::directory::{DirectoryError, DirectoryTail};
 use super::intake::Intake;
 use crate::state::ServerState;
 
@@ -28,6 +29,9 @@ pub enum FollowError {
     /// The connection or the server.
     #[error(transparent)]
     Mysql(#[from] MysqlError),
+    /// The files, where they are read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The repository.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
@@ -108,6 +112,8 @@ impl FollowError {
         match self {
             FollowError::Mysql(error) => error.class(),
             FollowError::Repository(error) => error.class(),
+            FollowError::Directory(error) if error.is_missing() => ErrorClass::Transient,
+            FollowError::Directory(_) => ErrorClass::Config,
             FollowError::Diverged(_) => ErrorClass::Conflict,
             FollowError::Format(error) | FollowError::Damaged { source: error, .. }
                 if error.class() == ErrorClass::Config =>
@@ -124,6 +130,27 @@ impl FollowError {
     }
 }
 
+/// What brings the binlog.
+pub enum Input {
+    /// The server sends it.
+    Dump(Box<BinlogStream>),
+    /// Its files are read.
+    Directory(DirectoryTail),
+}
+
+impl Input {
+    /// The next item. May be dropped.
+    ///
+    /// # Errors
+    /// What keeps it from coming.
+    pub async fn next(&mut self) -> Result<StreamItem<'_>, FollowError> {
+        match self {
+            Input::Dump(stream) => Ok(stream.next().await?),
+            Input::Directory(tail) => Ok(tail.next().await?),
+        }
+    }
+}
+
 /// How following ended without an error.
 pub enum Ended {
     /// We were told to stop.
@@ -135,7 +162,7 @@ pub enum Ended {
 
 /// See the module.
 pub struct Follower {
-    stream: BinlogStream,
+    input: Input,
     intake: Intake,
     /// Whether nothing must be acknowledged for now, because of a gap.
     hold: watch::Receiver<bool>,
@@ -145,15 +172,15 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows `stream`, which must begin where `intake` does.
+    /// Follows `input`, which must begin where `intake` does.
     pub fn new(
-        stream: BinlogStream,
+        input: Input,
         intake: Intake,
         hold: watch::Receiver<bool>,
         state: Arc<ServerState>,
     ) -> Follower {
         Follower {
-            stream,
+            input,
             intake,
             hold,
             awaited: VecDeque::new(),
@@ -196,7 +223,7 @@ impl Follower {
                 () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => self.intake.cut(),
                 // Nothing was acknowledged while a gap was open.
                 Ok(()) = self.hold.changed() => self.durable_moved().await?,
-                item = self.stream.next(), if self.intake.shipper.can_receive() => {
+                item = self.input.next(), if self.intake.shipper.can_receive() => {
                     let item = item?;
                     take(item, &mut self.intake, &mut self.awaited)?;
                     self.received();
@@ -235,7 +262,10 @@ impl Follower {
             return Ok(());
         };
         let (file, offset) = (basename.file_name(end.at.file), BinlogOffset(end.at.offset));
-        Ok(self.stream.acknowledge(&file, offset).await?)
+        match &mut self.input {
+            Input::Dump(stream) => Ok(stream.acknowledge(&file, offset).await?),
+            Input::Directory(_) => Ok(()),
+        }
     }
 
     /// Stores what was received and no slice has taken yet, as long as that takes seconds.

@@ -1,5 +1,6 @@
 //! MySQL and MariaDB: the binlog as a replica receives it.
 
+mod directory;
 mod follow;
 mod gtids;
 mod intake;
@@ -22,7 +23,8 @@ use tidemark_types::{BinlogBasename, Clock, ErrorClass, LogFiles, SystemClock};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::follow::{Ended, Follower};
+use self::directory::{BinlogDirectory, DirectoryTail};
+use self::follow::{Ended, Follower, Input};
 use self::intake::Intake;
 use self::marks::BinlogMarks;
 use self::prove::holds_file;
@@ -31,7 +33,7 @@ use self::start::{Anew, Begin, Start, Stored, decide};
 use super::lease_keeper::{LeaseKeeper, Marks};
 use super::shipper::{Cadence, Shipper};
 use super::{LAST_MARK_MAX, LogPipeline, LogTask, Next, backups, give_up, is_open};
-use crate::config::MysqlSettings;
+use crate::config::{LogSource, MysqlSettings};
 use crate::exit::{Failure, class_of};
 
 pub use self::follow::FollowError;
@@ -60,10 +62,20 @@ struct Memory {
 /// A stream that was begun.
 struct Begun {
     start: Start,
-    stream: BinlogStream,
-    /// Who asked for it.
-    replica: Replica,
-    basename: BinlogBasename,
+    input: Input,
+    opening: Opening,
+}
+
+/// How the binlog is opened at some event.
+enum Opening {
+    /// The server is asked for it.
+    Dump {
+        options: Box<ConnectOptions>,
+        replica: Replica,
+        basename: BinlogBasename,
+    },
+    /// Its files are read.
+    Directory(BinlogDirectory),
 }
 
 impl LogPipeline for BinlogPipeline {
@@ -125,7 +137,7 @@ impl BinlogPipeline {
         let intake = self.intake(archive, start, files);
         let state = Arc::clone(&self.task.state);
         let marks = BinlogMarks::new(source.sql, branch, files);
-        let mut follower = std::pin::pin!(self.stream(&source.options, begun, intake, &stop));
+        let mut follower = std::pin::pin!(self.stream(begun, intake, &stop));
         tokio::select! {
             ended = &mut follower => match ended {
                 Ok(()) => {}
@@ -156,24 +168,15 @@ impl BinlogPipeline {
         Ok(Next::Again)
     }
 
-    /// Takes the stream in until told to stop. Where the server's crash tore a file, its dump ends, and another begins with
-    /// the next file.
-    async fn stream(
-        &self,
-        options: &ConnectOptions,
-        begun: Begun,
-        mut intake: Intake,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
+    /// Takes the log in until told to stop. Where the server's crash tore a file, its dump ends, and another begins with the
+    /// next file.
+    async fn stream(&self, begun: Begun, mut intake: Intake, stop: &CancellationToken) -> anyhow::Result<()> {
         let Begun {
-            mut stream,
-            replica,
-            basename,
-            ..
+            mut input, opening, ..
         } = begun;
         loop {
             let hold = self.task.hold.subscribe();
-            let follower = Follower::new(stream, intake, hold, Arc::clone(&self.task.state));
+            let follower = Follower::new(input, intake, hold, Arc::clone(&self.task.state));
             intake = match follower.run(stop).await? {
                 Ended::Cancelled => return Ok(()),
                 Ended::Torn(intake) => *intake,
@@ -183,7 +186,7 @@ impl BinlogPipeline {
                 file = next.file - 1,
                 "a crash of the server tore the file; going on with the next"
             );
-            stream = request(options, &replica, basename, next).await?;
+            input = opening.open(next).await?;
         }
     }
 
@@ -228,14 +231,14 @@ impl BinlogPipeline {
             Begin::GoOn(start) => self.start(source, *start).await,
             Begin::Prove { start, fork } => {
                 let begun = self.start(source, *start).await?;
-                let (mut stream, start) = (begun.stream, begun.start);
+                let (mut input, start) = (begun.input, begun.start);
                 let branch = start.branch;
-                let anew = if holds_file(&mut stream, archive, start).await? {
+                let anew = if holds_file(&mut input, archive, start).await? {
                     Anew::at_fork(branch, fork)
                 } else {
                     Anew::behind_nothing(&files, start::RESET)
                 };
-                drop(stream);
+                drop(input);
                 self.begin_anew(source, archive, &anew, stored.as_ref(), &backups)
                     .await
             }
@@ -357,11 +360,20 @@ impl BinlogPipeline {
         })
     }
 
-    /// Asks for the stream.
+    /// Opens the log.
     async fn start(&self, source: &mut Source, start: Start) -> anyhow::Result<Begun> {
-        let replica = self.replica(source).await?;
-        let stream = request(&source.options, &replica, source.basename, start.event).await?;
-        if stream.host() != source.sql.host() {
+        let opening = match &self.settings.log_source {
+            LogSource::Replication => Opening::Dump {
+                options: Box::new(source.options.clone()),
+                replica: self.replica(source).await?,
+                basename: source.basename,
+            },
+            LogSource::Directory(path) => Opening::Directory(source.binlog_directory(path.as_deref())?),
+        };
+        let input = opening.open(start.event).await?;
+        if let Input::Dump(stream) = &input
+            && stream.host() != source.sql.host()
+        {
             let message = format!(
                 "connected to {} and {}: the hosts' roles are changing",
                 source.sql.host(),
@@ -371,25 +383,32 @@ impl BinlogPipeline {
         }
         Ok(Begun {
             start,
-            stream,
-            replica,
-            basename: source.basename,
+            input,
+            opening,
         })
     }
 }
 
-/// Asks for a dump from where an event begins.
-async fn request(
-    options: &ConnectOptions,
-    replica: &Replica,
-    basename: BinlogBasename,
-    event: LogPosition,
-) -> anyhow::Result<BinlogStream> {
-    let file = basename.file_name(event.file);
-    let request = DumpRequest {
-        file: &file,
-        position: BinlogOffset(event.offset.max(BinlogOffset::FIRST_EVENT.0)),
-        ends_with_log: false,
-    };
-    Ok(BinlogStream::start(options, replica, &request).await?)
+impl Opening {
+    /// The log from where an event begins.
+    async fn open(&self, event: LogPosition) -> anyhow::Result<Input> {
+        let (options, replica, basename) = match self {
+            Opening::Directory(directory) => {
+                return Ok(Input::Directory(DirectoryTail::start(directory.clone(), event)));
+            }
+            Opening::Dump {
+                options,
+                replica,
+                basename,
+            } => (options, replica, basename),
+        };
+        let file = basename.file_name(event.file);
+        let request = DumpRequest {
+            file: &file,
+            position: BinlogOffset(event.offset.max(BinlogOffset::FIRST_EVENT.0)),
+            ends_with_log: false,
+        };
+        let stream = BinlogStream::start(options, replica, &request).await?;
+        Ok(Input::Dump(Box::new(stream)))
+    }
 }

@@ -1,10 +1,11 @@
 //! Finds out whether a server still holds what is stored of a file, by receiving it again.
 
 use tidemark_mysql::binlog::BinlogOffset;
-use tidemark_mysql::client::{BinlogStream, StreamItem};
+use tidemark_mysql::client::StreamItem;
 use tidemark_repository::Archive;
 use tidemark_repository::log::SliceAssembler;
 
+use super::follow::Input;
 use super::start::Start;
 
 /// Compares the server's bytes from `start`, a file's begin, to that file's end with what is stored. Whether they are the
@@ -12,10 +13,10 @@ use super::start::Start;
 ///
 /// # Errors
 /// What the server says.
-pub async fn holds_file(stream: &mut BinlogStream, archive: &Archive, start: Start) -> anyhow::Result<bool> {
+pub async fn holds_file(input: &mut Input, archive: &Archive, start: Start) -> anyhow::Result<bool> {
     let mut assembler = SliceAssembler::new(archive.record().chain_key, start.resume);
     loop {
-        let is_same = match stream.next().await? {
+        let is_same = match input.next().await? {
             StreamItem::File { position, .. } if assembler.position() == start.event => {
                 position == BinlogOffset::FIRST_EVENT && receive(&mut assembler, b"\xFEbin")
             }

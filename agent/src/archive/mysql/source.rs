@@ -1,5 +1,7 @@
 //! The server being followed: its identity, its files, and the archive that belongs to it.
 
+use std::path::Path;
+
 use tidemark_mysql::archive::{BinlogBranch, BranchEnd};
 use tidemark_mysql::binlog::Flavor;
 use tidemark_mysql::client::{ConnectOptions, ReplicaIdentity, ServerFacts, Sql};
@@ -9,6 +11,7 @@ use tidemark_repository::log::run_to_continue;
 use tidemark_repository::{Archive, Branch, NewServer, Repository};
 use tidemark_types::{BinlogBasename, Clock, ErrorClass, Generation, LogFiles, SystemClock};
 
+use super::directory::BinlogDirectory;
 use super::gtids::{gtids_before, has_all, is_among, is_empty, stored_gtids};
 use super::start::{Anew, ServerFiles, Stored};
 use crate::archive::adopt_hint;
@@ -108,6 +111,27 @@ impl Source {
         Ok(repository
             .create_archive(&settings.name, generation, new, SystemClock.now())
             .await?)
+    }
+
+    /// Where its binlog files lie on this host: at `path`, or where the server says.
+    ///
+    /// # Errors
+    /// There is no such directory here.
+    pub fn binlog_directory(&self, path: Option<&Path>) -> Result<BinlogDirectory, Failure> {
+        let told = self.facts.log_bin_basename.as_deref().map(Path::new);
+        let path = path.or(told.and_then(Path::parent)).unwrap_or(Path::new("/"));
+        if path.is_dir() {
+            return Ok(BinlogDirectory {
+                path: path.to_owned(),
+                basename: self.basename,
+            });
+        }
+        let message = format!(
+            "the server's binlogs are to be read in {}, which is no directory here",
+            path.display()
+        );
+        Err(Failure::new(ErrorClass::Config, message)
+            .hint("run the agent on the server's host, or name the directory as log_directory"))
     }
 
     /// The files that the server has.

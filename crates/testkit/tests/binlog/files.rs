@@ -47,13 +47,13 @@ fn compare(server: &MysqlServer, exported: &Path) -> usize {
 }
 
 /// Kills the agent again and again under load, restarts the server in mid-file, and compares.
-fn assert_files_are_the_servers(version: MysqlVersion, options: &[&str]) {
+fn assert_files_are_the_servers(version: MysqlVersion, options: &[&str], settings: &str) {
     let server = server(version)
         .option("max_allowed_packet = 64M")
         .options(options)
         .start();
     let repository = TestRepository::file();
-    let agent = agent_for(&repository, &server, "").start();
+    let agent = agent_for(&repository, &server, settings).start();
     wait_until_streaming(&agent);
     let workload = MysqlWorkload::start(&server.client(), 3, 2000);
     for round in 0..5 {
@@ -85,7 +85,11 @@ fn assert_files_are_the_servers(version: MysqlVersion, options: &[&str]) {
 
 #[test]
 fn mysql_files_are_the_servers() {
-    assert_files_are_the_servers(MysqlVersion::Mysql97, &["binlog_transaction_compression = ON"]);
+    assert_files_are_the_servers(
+        MysqlVersion::Mysql97,
+        &["binlog_transaction_compression = ON"],
+        "",
+    );
 }
 
 #[test]
@@ -93,12 +97,13 @@ fn mysql_small_files_without_checksums_are_the_servers() {
     assert_files_are_the_servers(
         MysqlVersion::Mysql97,
         &["max_binlog_size = 65536", "binlog_checksum = NONE"],
+        "",
     );
 }
 
 #[test]
 fn mariadb_1011_files_are_the_servers() {
-    assert_files_are_the_servers(MysqlVersion::MariaDb1011, &["max_binlog_size = 65536"]);
+    assert_files_are_the_servers(MysqlVersion::MariaDb1011, &["max_binlog_size = 65536"], "");
 }
 
 #[test]
@@ -106,7 +111,20 @@ fn mariadb_118_files_are_the_servers() {
     assert_files_are_the_servers(
         MysqlVersion::MariaDb118,
         &["log_bin_compress = ON", "binlog_checksum = NONE"],
+        "",
     );
+}
+
+const DIRECTORY: &str = "log_source = \"directory\"\n";
+
+#[test]
+fn mysql_files_that_are_read_are_the_servers() {
+    assert_files_are_the_servers(MysqlVersion::Mysql97, &["max_binlog_size = 65536"], DIRECTORY);
+}
+
+#[test]
+fn mariadb_files_that_are_read_are_the_servers() {
+    assert_files_are_the_servers(MysqlVersion::MariaDb118, &[], DIRECTORY);
 }
 
 /// A file of several grains is gone on with in its middle, at an event that a grain's border cuts.
