@@ -7,10 +7,11 @@ mod mysql;
 mod postgresql;
 mod repository;
 
+use tidemark_repository::Archive;
 use tidemark_types::{ErrorClass, SystemClock, Timestamp};
 
 use crate::cli::CheckArgs;
-use crate::config::{Server, Settings};
+use crate::config::{Server, ServerSettings, Settings};
 use crate::exit::Failure;
 use finding::{Finding, Level, Report};
 
@@ -40,22 +41,36 @@ async fn examine(settings: &Settings, servers: &[&Server]) -> Report {
     let mut findings = repository::examine(&settings.repository, &SystemClock).await;
     let is_usable = findings.iter().all(|finding| finding.level < Level::Error);
     for server in servers {
-        let known = match is_usable {
-            true => repository::known(&settings.repository, &server.common().name).await,
+        let name = &server.common().name;
+        let archive = match is_usable {
+            true => repository::archive(&settings.repository, name).await,
             false => Ok(None),
         };
-        let (known, finding) = match known {
-            Ok(known) => (known, None),
+        let (archive, finding) = match archive {
+            Ok(Some(archive)) if archive.record().engine != server.common().engine.label() => {
+                (None, Some(other_engine(server.common(), &archive)))
+            }
+            Ok(archive) => (archive, None),
             Err(finding) => (None, Some(finding)),
         };
         findings.extend(match server {
-            Server::Postgresql(server) => postgresql::examine(server, known.as_ref()).await,
-            Server::Mysql(server) => mysql::examine(server, known.as_ref()).await,
+            Server::Postgresql(server) => postgresql::examine(server, archive.as_ref()).await,
+            Server::Mysql(server) => mysql::examine(server, archive.as_ref()).await,
         });
         findings.extend(finding);
         findings.extend(cost::estimate(&settings.repository, server));
     }
     Report { findings }
+}
+
+/// What to do about a server that is not the one that the repository knows under its name.
+const ADOPT_OR_RENAME: &str = "if this server takes the name over (a restore that went live, a new one): tidemark-agent adopt\n\
+                               if it is another one: give it a name of its own";
+
+fn other_engine(settings: &ServerSettings, archive: &Archive) -> Finding {
+    let (found, known) = (settings.engine.label(), &archive.record().engine);
+    let text = format!("this is a {found} server, and the repository knows a {known} server under this name");
+    Finding::error(settings.name.as_str(), "server identity", text, ADOPT_OR_RENAME)
 }
 
 /// What a clock that differs by `skew_seconds` from this host's means.

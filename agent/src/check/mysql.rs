@@ -8,10 +8,12 @@ use tidemark_mysql::binlog::BinlogOffset;
 use tidemark_mysql::client::{BinlogStream, ReplicaIdentity, Sql, StreamItem};
 use tidemark_mysql::preflight::{self, SourceFacts, Wanted};
 use tidemark_mysql::replication::{DumpRequest, Replica};
+use tidemark_repository::Archive;
 
+use super::ADOPT_OR_RENAME;
 use super::finding::Finding;
-use super::repository::Known;
-use crate::archive::mysql::source::{check_engine, replica_identity};
+use crate::archive::backups;
+use crate::archive::mysql::source::{Source, check_engine, replica_identity};
 use crate::base::mysql::survey::{self, Survey};
 use crate::config::MysqlSettings;
 use crate::exit;
@@ -19,8 +21,8 @@ use crate::exit;
 /// How long the source may be silent while a dump is tried.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Looks at a server, of which the repository knows this.
-pub async fn examine(settings: &MysqlSettings, known: Option<&Known>) -> Vec<Finding> {
+/// Looks at a server, of which the repository holds this.
+pub async fn examine(settings: &MysqlSettings, archive: Option<&Archive>) -> Vec<Finding> {
     let subject = settings.server.name.as_str();
     let (mut sql, facts) = match ask(settings).await {
         Ok(asked) => asked,
@@ -40,7 +42,9 @@ pub async fn examine(settings: &MysqlSettings, known: Option<&Known>) -> Vec<Fin
     if facts.server.log_bin {
         findings.push(replication(settings, &mut sql).await);
     }
-    findings.extend(known.and_then(|known| identity(settings, &facts, known)));
+    if let Some(archive) = archive.filter(|_| facts.server.log_bin) {
+        findings.extend(identity(settings, archive).await);
+    }
     let survey = survey::survey(settings).await;
     let method = survey.as_ref().ok().map(|survey| survey.way.method());
     let judged = preflight::findings(&facts, &wanted(settings, method)).into_iter();
@@ -68,21 +72,54 @@ fn wanted(settings: &MysqlSettings, method: Option<BackupMethod>) -> Wanted {
     }
 }
 
-/// Whether the server is the one that the repository knows under this name.
-fn identity(settings: &MysqlSettings, facts: &SourceFacts, known: &Known) -> Option<Finding> {
+/// Whether the server goes on with the log that is stored.
+async fn identity(settings: &MysqlSettings, archive: &Archive) -> Option<Finding> {
     const CHECK: &str = "server identity";
     let subject = settings.server.name.as_str();
-    let (engine, found) = (settings.server.engine.label(), facts.server.identity());
-    if (known.engine.as_str(), known.system_id.as_str()) == (engine, found.as_str()) {
-        return None;
+    match continues(settings, archive).await {
+        Ok(Continuity::Same) => None,
+        Ok(Continuity::Followed { writer }) => {
+            let text = format!(
+                "another server ({writer}) wrote what is stored; this one has all of it, and is followed"
+            );
+            Some(Finding::good(subject, CHECK, text))
+        }
+        Ok(Continuity::Stranger { writer }) => {
+            let text = format!(
+                "another server ({writer}) wrote what is stored, and this one lacks transactions of it"
+            );
+            Some(Finding::error(subject, CHECK, text, ADOPT_OR_RENAME))
+        }
+        Err(error) => {
+            let mend =
+                exit::hint_of(&error).unwrap_or("see what the repository holds: tidemark-restore list");
+            Some(Finding::error(subject, CHECK, exit::one_line(&error), mend))
+        }
     }
-    let text = format!(
-        "this is {engine} server {found}, and the repository knows {} server {} under this name",
-        known.engine, known.system_id
-    );
-    let mend = "if this server takes the name over (a failover, a restore that went live, a new host): tidemark-agent adopt\n\
-                if it is another one: give it a name of its own";
-    Some(Finding::error(subject, CHECK, text, mend))
+}
+
+/// How a server stands to the log that is stored.
+enum Continuity {
+    /// It wrote it, or nothing is stored yet.
+    Same,
+    /// Another wrote it, and this one has all of it.
+    Followed { writer: String },
+    /// Another wrote it, and this one does not go on with it.
+    Stranger { writer: String },
+}
+
+async fn continues(settings: &MysqlSettings, archive: &Archive) -> anyhow::Result<Continuity> {
+    let mut source = Source::connect(settings).await?;
+    let backups = backups(archive).await?;
+    let stored = source.stored(archive, &backups).await?;
+    let Some(stored) = stored.filter(|stored| !source.wrote(&stored.record)) else {
+        return Ok(Continuity::Same);
+    };
+    let writer = stored.record.server.clone();
+    Ok(match source.continues(archive, &stored).await? {
+        Some(_) => Continuity::Followed { writer },
+        None => Continuity::Stranger { writer },
+    })
 }
 
 /// The account may come from elsewhere for SQL than for a dump, and proxies pass on the one and not the other: so a dump is

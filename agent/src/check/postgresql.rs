@@ -5,14 +5,14 @@ use std::path::Path;
 use tidemark_postgres::control_file::ControlFile;
 use tidemark_postgres::preflight::{self, ServerFacts, Wanted};
 use tidemark_postgres::{PostgresError, ReplicationClient, SqlClient};
+use tidemark_repository::Archive;
 
 use super::finding::Finding;
-use super::repository::Known;
 use crate::config::PostgresqlSettings;
 use crate::exit;
 
-/// Looks at a server, of which the repository knows this.
-pub async fn examine(settings: &PostgresqlSettings, known: Option<&Known>) -> Vec<Finding> {
+/// Looks at a server, of which the repository holds this.
+pub async fn examine(settings: &PostgresqlSettings, archive: Option<&Archive>) -> Vec<Finding> {
     let subject = settings.server.name.as_str();
     let facts = match ask(settings).await {
         Ok(facts) => facts,
@@ -35,7 +35,7 @@ pub async fn examine(settings: &PostgresqlSettings, known: Option<&Known>) -> Ve
         findings.push(replication(settings).await);
     }
     let wanted = Wanted {
-        system_id: known.and_then(|known| known.system_id.parse().ok()),
+        system_id: archive.and_then(|archive| archive.record().system_id.parse().ok()),
         ..wanted(settings)
     };
     let judged = preflight::findings(&facts, &wanted);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemark_repository::{Repository, RepositoryError};
+use tidemark_repository::{Archive, Repository, RepositoryError};
 use tidemark_storage::{Capabilities, ObjectKey, PutMode, Storage, StorageError, StorageUrl};
 use tidemark_types::{Clock, ServerName};
 
@@ -31,32 +31,20 @@ pub async fn examine(settings: &RepositorySettings, clock: &dyn Clock) -> Vec<Fi
     }
 }
 
-/// Which server the repository knows under a name.
-pub struct Known {
-    /// `postgresql`, `mysql` or `mariadb`.
-    pub engine: String,
-    /// What the server calls itself.
-    pub system_id: String,
-}
-
-/// The server that the repository knows under a name; `None` when it knows nothing of the name yet.
+/// What the repository holds under a server's name; `None` when it knows nothing of the name yet.
 ///
 /// # Errors
 /// A finding, when what is stored of the server cannot be read.
-pub async fn known(settings: &RepositorySettings, server: &ServerName) -> Result<Option<Known>, Finding> {
-    let known = async {
+pub async fn archive(settings: &RepositorySettings, server: &ServerName) -> Result<Option<Archive>, Finding> {
+    let found = async {
         let storage = tidemark_storage::open(&settings.url, &settings.storage_options()).await?;
         let repository = match Repository::open(storage).await {
             Err(RepositoryError::Missing(_)) => return Ok(None),
             opened => opened?,
         };
-        let archive = repository.find_archive(server, None).await?;
-        anyhow::Ok(archive.map(|archive| Known {
-            engine: archive.record().engine.clone(),
-            system_id: archive.record().system_id.clone(),
-        }))
+        anyhow::Ok(repository.find_archive(server, None).await?)
     };
-    known.await.map_err(|error| {
+    found.await.map_err(|error| {
         let mend = "see what the object holds; objects of a repository are never changed by hand";
         Finding::error(server.as_str(), "archive", exit::one_line(&error), mend)
     })

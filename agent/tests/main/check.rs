@@ -274,34 +274,42 @@ fn semi_synchronous_mode_is_looked_at() {
     );
 }
 
+/// One that has all that is stored is followed, as after a failover; any other is an error.
 #[test]
-fn another_mysql_server_under_the_name_is_an_error() {
-    let first = mysql(MysqlVersion::Mysql97, &[]);
-    let second = mysql(MysqlVersion::Mysql97, &[]);
-    for server in [&first, &second] {
-        server.sql("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO tidemark");
-    }
+fn another_mysql_server_under_the_name_must_have_all_that_is_stored() {
+    let [first, second, third] = [(); 3].map(|()| mysql(MysqlVersion::Mysql97, &[]));
+    let url = |server: &MysqlServer| format!("mysql://root@localhost/?socket={}", server.socket().display());
     let repository = TestRepository::file();
-    let configured = |server: &MysqlServer| {
-        let socket = server.socket();
-        format!("url = \"mysql://root@localhost/?socket={}\"", socket.display())
-    };
     let agent = Agent::builder(&repository)
-        .postgres("shop", "postgresql://u@h/d", "")
+        .mysql("shop", first.version(), &url(&first), "max_lag = \"50ms\"")
         .create();
-    let text = fs::read_to_string(agent.config_path()).unwrap();
-    let text = text.replace("\"postgresql\"", "\"mysql\"");
-    let with = |server: &MysqlServer| text.replace("url = \"postgresql://u@h/d\"", &configured(server));
-    fs::write(agent.config_path(), with(&first)).unwrap();
+    let configuration = fs::read_to_string(agent.config_path()).unwrap();
+    let redirect = |server: &MysqlServer| {
+        let text = configuration.replace(&url(&first), &url(server));
+        fs::write(agent.config_path(), text).unwrap();
+    };
     agent.run("check", &[]).expect_success();
     agent.start();
-    wait_for("streaming", Duration::from_secs(60), || {
-        let streaming = [("state", "streaming")];
-        agent.metrics().values("tidemark_pipeline_state", &streaming) == [1.0]
+    wait_for("log to be stored", Duration::from_secs(60), || {
+        let durable = agent
+            .metrics()
+            .values("tidemark_last_durable_commit_timestamp_seconds", &[]);
+        durable.first().is_some_and(|time| *time > 0.0)
     });
-    agent.run("check", &[]).expect_success();
     agent.terminate(Duration::from_secs(60));
-    fs::write(agent.config_path(), with(&second)).unwrap();
+    let said = agent.run("check", &[]).expect_success();
+    assert!(!said.contains("server identity"), "{said}");
+
+    let executed = first.sql("SELECT @@gtid_executed");
+    second.sql(&format!(
+        "RESET BINARY LOGS AND GTIDS; SET GLOBAL gtid_purged = '{executed}'"
+    ));
+    redirect(&second);
+    let said = agent.run("check", &[]).expect_success();
+    assert!(said.contains("✓ shop        server identity"), "{said}");
+    assert!(said.contains("has all of it, and is followed"), "{said}");
+
+    redirect(&third);
     let refused = agent.run("check", &[]);
     assert_eq!(
         refused.status.code(),
@@ -317,6 +325,17 @@ fn another_mysql_server_under_the_name_is_an_error() {
     );
     assert!(
         refused.stdout.contains("tidemark-agent adopt"),
+        "{}",
+        refused.stdout
+    );
+
+    // Nor is a server of another engine the one.
+    let text = configuration.replace("\"mysql\"", "\"postgresql\"");
+    let text = text.replace(&url(&first), "postgresql://u@127.0.0.1:1/d");
+    fs::write(agent.config_path(), text).unwrap();
+    let refused = agent.run("check", &[]);
+    assert!(
+        refused.stdout.contains("the repository knows a mysql server"),
         "{}",
         refused.stdout
     );

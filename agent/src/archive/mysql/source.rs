@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tidemark_mysql::archive::{BinlogBranch, BranchEnd};
-use tidemark_mysql::binlog::Flavor;
+use tidemark_mysql::binlog::{Flavor, Logged};
 use tidemark_mysql::client::{ConnectOptions, ReplicaIdentity, ServerFacts, Sql};
 use tidemark_mysql::replication::Replica;
 use tidemark_repository::base::BackupHeader;
@@ -178,6 +178,16 @@ impl Source {
         record.server == self.identity && record.basename == self.basename.as_str()
     }
 
+    /// The transactions that another server wrote, when this one has all of them; `None` when it has not, or nothing tells.
+    ///
+    /// # Errors
+    /// What the server or the repository says; damage in what is stored.
+    pub async fn continues(&mut self, archive: &Archive, stored: &Stored) -> anyhow::Result<Option<Logged>> {
+        let gtids = stored_gtids(archive, stored).await?;
+        let state = self.sql.gtid_state().await?;
+        Ok(gtids.filter(|gtids| !is_empty(gtids) && has_all(&state, gtids)))
+    }
+
     /// Goes on from what another server wrote: behind a failover, this one has all of it, and its own log begins somewhere
     /// among it.
     ///
@@ -191,11 +201,7 @@ impl Source {
         replica: &Replica,
         settings: &ServerSettings,
     ) -> anyhow::Result<Anew> {
-        let stored_gtids = stored_gtids(archive, stored)
-            .await?
-            .filter(|gtids| !is_empty(gtids));
-        let state = self.sql.gtid_state().await?;
-        let Some(gtids) = stored_gtids.filter(|gtids| has_all(&state, gtids)) else {
+        let Some(gtids) = self.continues(archive, stored).await? else {
             return Err(self.stranger(&stored.record, settings).into());
         };
         for file in files.newest_first() {
