@@ -16,13 +16,12 @@ use super::table::Table;
 use crate::binlog::Flavor;
 use crate::client::{ConnectOptions, Sql};
 use crate::error::MysqlError;
+use crate::preflight::{DUMP_PRIVILEGES, Privileges};
 
 /// How long the lock may wait for statements that run: while it waits, everybody who writes waits behind it.
 const LOCK_WAIT_SECONDS: u32 = 20;
 /// A server may take this long for the first row of a large table, and a slow repository as long to take the next.
 const ROW_TIMEOUT: Duration = Duration::from_secs(3600);
-/// What a dump reads, and the lock.
-const PRIVILEGES: [&str; 6] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "RELOAD", "LOCK TABLES"];
 /// `ER_SPECIFIC_ACCESS_DENIED_ERROR`: a privilege is missing.
 const ACCESS_DENIED: u16 = 1227;
 
@@ -86,29 +85,11 @@ async fn connect(options: &ConnectOptions) -> Result<Sql, BaseBackupError> {
 
 /// What an account may not see is not there for it: that must not pass for an empty server.
 async fn check_privileges(sql: &mut Sql) -> Result<(), BaseBackupError> {
-    let rows = sql
-        .query("look at the account's privileges", "SHOW GRANTS")
-        .await?;
-    let text =
-        |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
-    let global: Vec<String> = rows
-        .iter()
-        .filter_map(|row| row.values().first().map(text))
-        .filter_map(|grant| {
-            Some(
-                grant
-                    .strip_prefix("GRANT ")?
-                    .split_once(" ON *.* TO ")?
-                    .0
-                    .to_owned(),
-            )
-        })
+    let privileges = Privileges::query(sql).await?;
+    let missing: Vec<&str> = DUMP_PRIVILEGES
+        .into_iter()
+        .filter(|wanted| !privileges.has(wanted))
         .collect();
-    let has = |wanted: &str| {
-        let mut granted = global.iter().flat_map(|list| list.split(',').map(str::trim));
-        granted.any(|found| found == wanted || found == "ALL PRIVILEGES")
-    };
-    let missing: Vec<&str> = PRIVILEGES.into_iter().filter(|wanted| !has(wanted)).collect();
     if missing.is_empty() {
         Ok(())
     } else {
