@@ -98,6 +98,16 @@ pub enum RestoreError {
     /// A statement failed, or the connection.
     #[error(transparent)]
     Sql(#[from] MysqlError),
+    /// A statement of a dump failed.
+    #[error("load {path}, statement {statement}: {source}", path = .path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Which of its statements, from one on.
+        statement: u64,
+        /// What the server says.
+        source: Box<MysqlError>,
+    },
     /// The server answered something that makes no sense.
     #[error("{operation}: the server answered \"{answer}\"")]
     Answer {
@@ -228,6 +238,7 @@ impl RestoreError {
             | RestoreError::OwnedByRoot { .. } => ErrorClass::Config,
             RestoreError::Timeout { .. } => ErrorClass::Transient,
             RestoreError::Sql(error) => error.class(),
+            RestoreError::Load { source, .. } => source.class(),
             RestoreError::Log(error) => error.class(),
             RestoreError::OtherBase { .. } | RestoreError::State { .. } => ErrorClass::Corrupt,
             RestoreError::Transaction(_) | RestoreError::NotAsCounted { .. } => ErrorClass::CheckFailed,

@@ -8,6 +8,7 @@
 mod applier;
 mod control;
 mod error;
+mod load;
 mod log;
 mod options;
 mod owner;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use applier::ReplayProgress;
 pub use error::{FailedTransaction, RestoreError};
+pub use load::load_dump;
 pub use log::{
     Executed, FileEnding, FileFacts, Interrupted, LogChain, LogError, LogFile, LogPlace, LogStart,
     PreparedXa, TimeMark,

@@ -41,6 +41,10 @@ const SETTINGS_OF_THE_ORIGINAL: [&str; 19] = [
 /// What the private server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// Making an empty data directory.
+    Initialise,
+    /// Being filled by a dump: nothing is flushed before the end.
+    Load,
     /// Applying the log: nothing is flushed before the end.
     Replay,
     /// Being looked at: durable again.
@@ -135,7 +139,7 @@ impl PrivateOptions {
             text.push_str(&line(name, value)?);
         }
         // Ours come last: the last one of a name counts.
-        for (name, path) in self.paths(program, data_directory) {
+        for (name, path) in self.paths(program, data_directory, purpose) {
             text.push_str(&line(name, &path.display().to_string())?);
         }
         for (name, value) in self.variable(program.flavor, purpose) {
@@ -147,7 +151,12 @@ impl PrivateOptions {
         Ok(text)
     }
 
-    fn paths(&self, program: &ServerProgram, data_directory: &Path) -> Vec<(&'static str, PathBuf)> {
+    fn paths(
+        &self,
+        program: &ServerProgram,
+        data_directory: &Path,
+        purpose: Purpose,
+    ) -> Vec<(&'static str, PathBuf)> {
         let temporary = self.temporary_directory();
         let relay = self.relay_directory();
         let load_directory = match program.flavor {
@@ -165,8 +174,10 @@ impl PrivateOptions {
             (load_directory, temporary),
             ("relay_log", relay.join(RELAY_BASENAME)),
             ("relay_log_index", relay.join("relay.index")),
-            ("init_file", self.init_file()),
         ]);
+        if purpose != Purpose::Initialise {
+            paths.push(("init_file", self.init_file()));
+        }
         if program.flavor == Flavor::MariaDb {
             // Not in the data directory, where those of the original would be read.
             paths.push(("master_info_file", self.directory.join("master.info")));
@@ -176,7 +187,11 @@ impl PrivateOptions {
     }
 
     fn variable(&self, flavor: Flavor, purpose: Purpose) -> Vec<(&'static str, String)> {
-        let is_read_only = purpose == Purpose::Replay || self.is_read_only;
+        let is_read_only = match purpose {
+            Purpose::Initialise | Purpose::Load => false,
+            Purpose::Replay => true,
+            Purpose::Serve => self.is_read_only,
+        };
         let read_only = if is_read_only { "ON" } else { "OFF" };
         let (read_only_name, workers_name) = match flavor {
             Flavor::MySql => ("super_read_only", "replica_parallel_workers"),
@@ -225,14 +240,14 @@ fn fixed(flavor: Flavor, purpose: Purpose) -> Vec<(&'static str, &'static str)> 
         Flavor::MySql => ("loose_innodb_redo_log_capacity", "1G"),
         Flavor::MariaDb => ("innodb_log_file_size", "512M"),
     };
-    if purpose == Purpose::Replay {
+    if purpose != Purpose::Serve {
         settings.push(redo);
         settings.extend(RELAXED);
     }
     settings
 }
 
-const COMMON: [(&str, &str); 13] = [
+const COMMON: [(&str, &str); 12] = [
     ("skip_networking", "ON"),
     ("skip_log_bin", ""),
     ("event_scheduler", "OFF"),
@@ -241,7 +256,6 @@ const COMMON: [(&str, &str); 13] = [
     ("slow_query_log", "OFF"),
     // An event of the log may be as large as any.
     ("max_allowed_packet", "1G"),
-    ("slave_max_allowed_packet", "1G"),
     ("log_bin_trust_function_creators", "ON"),
     // The files are ours, and needed to go on.
     ("relay_log_purge", "OFF"),
@@ -251,7 +265,8 @@ const COMMON: [(&str, &str); 13] = [
     ("max_connections", "50"),
 ];
 
-const MYSQL: [(&str, &str); 14] = [
+const MYSQL: [(&str, &str); 15] = [
+    ("replica_max_allowed_packet", "1G"),
     // mysqld-auto.cnf of the original.
     ("persisted_globals_load", "OFF"),
     ("loose_mysqlx", "OFF"),
@@ -272,7 +287,8 @@ const MYSQL: [(&str, &str); 14] = [
     ("performance_schema", "ON"),
 ];
 
-const MARIADB: [(&str, &str); 8] = [
+const MARIADB: [(&str, &str); 9] = [
+    ("slave_max_allowed_packet", "1G"),
     ("skip_slave_start", "ON"),
     ("slave_parallel_mode", "optimistic"),
     ("slave_parallel_max_queued", "16M"),

@@ -93,12 +93,17 @@ impl ServerProgram {
         }
     }
 
+    /// The directory that it is installed under, as `basedir` has it.
+    pub(super) fn base(&self) -> Option<&Path> {
+        self.path.parent().and_then(Path::parent)
+    }
+
     /// Another program of the same installation, else of this name on the PATH.
     pub(super) fn sibling(&self, name: &str) -> PathBuf {
         let base = self.path.parent().and_then(Path::parent);
         let places = base
             .into_iter()
-            .flat_map(|base| ["bin", "sbin"].map(|place| base.join(place).join(name)));
+            .flat_map(|base| ["bin", "sbin", "scripts"].map(|place| base.join(place).join(name)));
         let mut places = places.filter(|path| path.is_file());
         places.next().unwrap_or_else(|| PathBuf::from(name))
     }
@@ -106,7 +111,7 @@ impl ServerProgram {
     /// Where it finds its messages, character sets and plugins, as settings. A program that was moved, or installed under
     /// a prefix, looks in vain where it was built for.
     pub(super) fn places(&self) -> Vec<(&'static str, PathBuf)> {
-        let Some(base) = self.path.parent().and_then(Path::parent) else {
+        let Some(base) = self.base() else {
             return Vec::new();
         };
         let share = ["share/mysql", "share/mariadb", "share"].map(|place| base.join(place));

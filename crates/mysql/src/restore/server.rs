@@ -66,6 +66,7 @@ pub(super) struct PrivateServer {
     /// `None` when it was stopped or left to others.
     child: Option<Child>,
     sql: Sql,
+    connect: ConnectOptions,
 }
 
 impl PrivateServer {
@@ -76,22 +77,14 @@ impl PrivateServer {
     /// [`RestoreError::OwnedByRoot`], [`RestoreError::Io`], [`RestoreError::Setting`], [`RestoreError::ServerEnded`],
     /// [`RestoreError::Sql`].
     pub(super) async fn start(launch: ServerLaunch, purpose: Purpose) -> Result<PrivateServer, RestoreError> {
-        let user = ServerUser::of(&launch.data_directory)?;
+        let user = write_options(&launch, purpose)?;
         let options = &launch.options;
-        for directory in [
-            &options.directory,
-            &options.temporary_directory(),
-            &options.relay_directory(),
-        ] {
-            user.make_directory(directory)?;
-        }
-        let text = options.text(&launch.program, &launch.data_directory, purpose)?;
-        user.write(&options.option_file(), text.as_bytes())?;
         let password = new_password()?;
-        let statements = account_statements(launch.program.flavor, &password);
+        let statements = account_statements(launch.program.flavor, purpose, &password);
         user.write(&options.init_file(), statements.as_bytes())?;
         let mut child = spawn(&launch, user)?;
-        let answered = wait_for_answer(&launch, &mut child, &password).await;
+        let connect = ConnectOptions::socket(options.socket(), ACCOUNT_NAME).with_password(password);
+        let answered = wait_for_answer(&launch, &mut child, &connect).await;
         let sql = match answered {
             Ok(sql) => sql,
             Err(error) => {
@@ -108,6 +101,7 @@ impl PrivateServer {
             launch,
             child: Some(child),
             sql,
+            connect,
         })
     }
 
@@ -124,6 +118,11 @@ impl PrivateServer {
     /// The connection to it. When that fails, [`PrivateServer::explain`] says why.
     pub(super) fn sql(&mut self) -> &mut Sql {
         &mut self.sql
+    }
+
+    /// Another connection to it.
+    pub(super) async fn connect(&self) -> Result<Sql, MysqlError> {
+        Ok(Sql::connect(&self.connect).await?.with_timeout(STATEMENT_TIMEOUT))
     }
 
     /// Turns the failure of a statement into what is behind it: a server that ended says more than a lost connection.
@@ -200,6 +199,90 @@ impl Drop for PrivateServer {
     }
 }
 
+/// Makes the private directory and writes the option file.
+fn write_options(launch: &ServerLaunch, purpose: Purpose) -> Result<ServerUser, RestoreError> {
+    let user = ServerUser::of(&launch.data_directory)?;
+    let options = &launch.options;
+    for directory in [
+        &options.directory,
+        &options.temporary_directory(),
+        &options.relay_directory(),
+    ] {
+        user.make_directory(directory)?;
+    }
+    let text = options.text(&launch.program, &launch.data_directory, purpose)?;
+    user.write(&options.option_file(), text.as_bytes())?;
+    Ok(user)
+}
+
+/// Makes a new server in the data directory, which is there and empty: its system tables, and a root without a password, who
+/// comes by the socket only.
+///
+/// # Errors
+/// [`RestoreError::NoServer`] when a program is not there; [`RestoreError::ServerEnded`] when it failed.
+pub(super) async fn initialise(launch: &ServerLaunch) -> Result<(), RestoreError> {
+    let user = write_options(launch, Purpose::Initialise)?;
+    let program = &launch.program;
+    let mut command = match program.flavor {
+        Flavor::MySql => {
+            let mut command = Command::new(&program.path);
+            command
+                .arg(defaults_argument(&launch.options))
+                .arg("--initialize-insecure");
+            command
+        }
+        Flavor::MariaDb => {
+            let mut command = Command::new(program.sibling("mariadb-install-db"));
+            command
+                .arg(defaults_argument(&launch.options))
+                .arg(format!("--datadir={}", launch.data_directory.display()))
+                .args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
+            if let Some(base) = program.base() {
+                command.arg(format!("--basedir={}", base.display()));
+            }
+            command
+        }
+    };
+    let status = in_private(&mut command, launch, user)?
+        .status()
+        .await
+        .map_err(|error| RestoreError::NoServer {
+            path: command.as_std().get_program().into(),
+            problem: error.to_string(),
+        })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(ended(launch, status))
+}
+
+/// `command` as the server's user, its output in the server's log.
+fn in_private<'c>(
+    command: &'c mut Command,
+    launch: &ServerLaunch,
+    user: ServerUser,
+) -> Result<&'c mut Command, RestoreError> {
+    let log_path = launch.options.log_file();
+    user.create_if_absent(&log_path)?;
+    let log = || {
+        std::fs::File::options()
+            .append(true)
+            .open(&log_path)
+            .map_err(RestoreError::io("open", &log_path))
+    };
+    command
+        // The directory we were started in may be closed to the server's user.
+        .current_dir(&launch.data_directory)
+        .stdin(Stdio::null())
+        .stdout(log()?)
+        .stderr(log()?)
+        .process_group(0);
+    if let Some((user_id, group_id)) = user.ids() {
+        command.uid(user_id).gid(group_id);
+    }
+    Ok(command)
+}
+
 /// Ends the server that an earlier restore left in the same private directory, if one is still there: its restore was killed,
 /// or it was left running. Stops it in order.
 ///
@@ -247,39 +330,20 @@ fn defaults_argument(options: &PrivateOptions) -> String {
 }
 
 fn spawn(launch: &ServerLaunch, user: ServerUser) -> Result<Child, RestoreError> {
-    let log_path = launch.options.log_file();
-    let log = || {
-        std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&log_path)
-            .map_err(RestoreError::io("open", &log_path))
-    };
     let program = &launch.program.path;
     let mut command = Command::new(program);
-    command
-        .arg(defaults_argument(&launch.options))
-        // The directory we were started in may be closed to the server's user.
-        .current_dir(&launch.data_directory)
-        .stdin(Stdio::null())
-        .stdout(log()?)
-        .stderr(log()?)
-        .process_group(0);
-    if let Some((user_id, group_id)) = user.ids() {
-        user.create_if_absent(&log_path)?;
-        command.uid(user_id).gid(group_id);
-    }
-    command.spawn().map_err(RestoreError::io("start", program))
+    command.arg(defaults_argument(&launch.options));
+    in_private(&mut command, launch, user)?
+        .spawn()
+        .map_err(RestoreError::io("start", program))
 }
 
 /// Tries to connect until the server lets us in, refuses us, or ends.
 async fn wait_for_answer(
     launch: &ServerLaunch,
     child: &mut Child,
-    password: &Secret,
+    connect: &ConnectOptions,
 ) -> Result<Sql, RestoreError> {
-    let options =
-        ConnectOptions::socket(launch.options.socket(), ACCOUNT_NAME).with_password(password.clone());
     loop {
         let status = child
             .try_wait()
@@ -287,7 +351,7 @@ async fn wait_for_answer(
         if let Some(status) = status {
             return Err(ended(launch, status));
         }
-        match Sql::connect(&options).await {
+        match Sql::connect(connect).await {
             Ok(sql) => return Ok(sql.with_timeout(STATEMENT_TIMEOUT)),
             Err(error) if is_passing(&error) => tokio::time::sleep(POLL_INTERVAL).await,
             Err(error) => return Err(error.into()),
@@ -305,16 +369,24 @@ fn is_passing(error: &MysqlError) -> bool {
 }
 
 /// Statements of an `init_file`: one a line. The account is made anew, with a password of no meaning to anybody.
-fn account_statements(flavor: Flavor, password: &Secret) -> String {
+fn account_statements(flavor: Flavor, purpose: Purpose, password: &Secret) -> String {
     let password = password.expose();
     let identified = match flavor {
         Flavor::MySql => format!("IDENTIFIED WITH caching_sha2_password BY '{password}'"),
         Flavor::MariaDb => format!("IDENTIFIED VIA mysql_native_password USING PASSWORD('{password}')"),
     };
-    format!(
+    let mut statements = format!(
         "DROP USER IF EXISTS {ACCOUNT};\nCREATE USER {ACCOUNT} {identified};\nGRANT ALL ON *.* TO {ACCOUNT} WITH GRANT \
          OPTION;\n"
-    )
+    );
+    if purpose == Purpose::Load {
+        // A dump grants PROXY, which only those may who have it, whatever else they may.
+        statements.push_str(
+            "INSERT INTO mysql.proxies_priv (Host, User, Proxied_host, Proxied_user, With_grant, Grantor) \
+             VALUES ('localhost', 'tidemark-restore', '', '', 1, '');\nFLUSH PRIVILEGES;\n",
+        );
+    }
+    statements
 }
 
 /// 128 bits that nobody guesses, in a form that every password policy takes.

@@ -62,7 +62,7 @@ impl<'r> MysqlRestore<'r> {
 
     /// Runs it; the server that it leaves, with its report. Panics, with its outputs, when it fails.
     #[track_caller]
-    pub fn start(&self, arguments: &[&str]) -> RestoredMysql {
+    pub fn start(&self, arguments: &[&str]) -> RestoredMysql<'_> {
         let finished = self.run(arguments);
         assert!(
             finished.status.success(),
@@ -75,7 +75,7 @@ impl<'r> MysqlRestore<'r> {
         let report: Value = serde_json::from_str(&finished.stdout)
             .unwrap_or_else(|error| panic!("{error} in the report:\n{}", finished.stdout));
         RestoredMysql {
-            version: self.version,
+            restore: self,
             report,
         }
     }
@@ -89,12 +89,13 @@ impl<'r> MysqlRestore<'r> {
 
 /// A server that `restore --start` has left. It is stopped on drop.
 #[derive(Debug)]
-pub struct RestoredMysql {
-    version: MysqlVersion,
+pub struct RestoredMysql<'m> {
+    /// Its files lie there.
+    restore: &'m MysqlRestore<'m>,
     report: Value,
 }
 
-impl RestoredMysql {
+impl RestoredMysql<'_> {
     /// What the restore reported, as JSON.
     pub fn report(&self) -> &Value {
         &self.report
@@ -116,11 +117,11 @@ impl RestoredMysql {
 
     fn client(&self) -> Option<MysqlClient> {
         let socket = self.report["socket"].as_str()?;
-        Some(MysqlClient::new(self.version, Path::new(socket)))
+        Some(MysqlClient::new(self.restore.version, Path::new(socket)))
     }
 }
 
-impl Drop for RestoredMysql {
+impl Drop for RestoredMysql<'_> {
     fn drop(&mut self) {
         let Some((client, pid)) = self.client().zip(self.report["pid"].as_u64()) else {
             return;

@@ -32,7 +32,7 @@ pub fn server(version: MysqlVersion) -> MysqlBuilder {
          SHOW VIEW, TRIGGER, EVENT, CONNECTION ADMIN"
     } else {
         "REPLICATION SLAVE, REPLICATION CLIENT, RELOAD, PROCESS, LOCK TABLES, SELECT, SHOW VIEW, TRIGGER, EVENT, \
-         BACKUP_ADMIN"
+         BACKUP_ADMIN, XA_RECOVER_ADMIN"
     };
     MysqlServer::builder(version).account(USER, PASSWORD, privileges)
 }
@@ -46,8 +46,22 @@ pub fn agent_for(repository: &TestRepository, server: &MysqlServer, settings: &s
         server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'");
         String::new()
     };
+    agent_with(repository, server, settings, &method)
+}
+
+/// As [`agent_for`], by way of a dump.
+pub fn agent_that_dumps(repository: &TestRepository, server: &MysqlServer) -> AgentBuilder {
+    agent_with(repository, server, "", "method = \"dump\"")
+}
+
+fn agent_with(
+    repository: &TestRepository,
+    server: &MysqlServer,
+    settings: &str,
+    base_backup: &str,
+) -> AgentBuilder {
     let settings =
-        format!("max_lag = \"50ms\"\nheartbeat = \"1s\"\n{settings}[server.base_backup]\n{method}\n");
+        format!("max_lag = \"50ms\"\nheartbeat = \"1s\"\n{settings}[server.base_backup]\n{base_backup}\n");
     Agent::builder(repository)
         .mysql(NAME, server.version(), &server.url_as(USER), &settings)
         .env("MYSQL_PWD", PASSWORD)

@@ -5,7 +5,8 @@ use tidemark_testkit::{
 };
 
 use crate::protected::{
-    NAME, PATIENCE, agent_for, server, wait_for_base_backup, wait_until_durable, wait_until_streaming,
+    NAME, PATIENCE, agent_for, agent_that_dumps, server, wait_for_base_backup, wait_until_durable,
+    wait_until_streaming,
 };
 
 const SCHEMA: &str = "CREATE DATABASE d; USE d; \
@@ -73,7 +74,7 @@ fn moment(server: &MysqlServer) -> Moment {
 }
 
 #[track_caller]
-fn assert_at(restored: &RestoredMysql, moment: &Moment, version: MysqlVersion) {
+fn assert_at(restored: &RestoredMysql<'_>, moment: &Moment, version: MysqlVersion) {
     assert_eq!(digest(|sql| restored.sql(sql)), moment.digest);
     let executed = if version.is_mariadb() {
         "SELECT @@gtid_current_pos"
@@ -195,6 +196,43 @@ fn targets_within_a_second() {
     // The time of a commit, to the microsecond: it is in, and what follows is not.
     let (count, same) = rows(&["--target-time", &time]);
     assert_eq!((count.as_str(), same), ("20", time));
+}
+
+/// Where files cannot be copied, the base is a dump: a server is made anew of its statements.
+fn a_dump_is_restored(version: MysqlVersion) {
+    let repository = TestRepository::file();
+    let server = server(version).start();
+    server.sql(SCHEMA);
+    server.sql(
+        "USE d; INSERT INTO t VALUES (1, 1, 'it''s; \\n a \\\\ text'); CREATE TABLE isam (a INT) ENGINE = MyISAM; \
+         INSERT INTO isam VALUES (1); CREATE VIEW w AS SELECT a FROM isam; \
+         CREATE USER app@localhost IDENTIFIED BY 'Secret-1'; GRANT SELECT ON d.* TO app@localhost;",
+    );
+    let agent = agent_that_dumps(&repository, &server).start();
+    wait_until_streaming(&agent);
+    wait_for_base_backup(&agent);
+    server.sql("INSERT INTO d.isam VALUES (2)");
+    load(&server, 1);
+    wait_until_durable(&agent, &server);
+    let end = moment(&server);
+    server.kill9();
+    agent.terminate(PATIENCE);
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let restored = restore.start(&["--target-latest"]);
+    assert_at(&restored, &end, version);
+    assert_eq!(restored.sql("SELECT SUM(a) FROM d.w"), "3");
+    assert!(restored.sql("SHOW GRANTS FOR app@localhost").contains("`d`.*"));
+}
+
+#[test]
+fn a_dump_of_mysql_is_restored() {
+    a_dump_is_restored(MysqlVersion::Mysql97);
+}
+
+#[test]
+fn a_dump_of_mariadb_is_restored() {
+    a_dump_is_restored(MysqlVersion::MariaDb1011);
+    a_dump_is_restored(MysqlVersion::MariaDb118);
 }
 
 /// The restore is killed while its server applies; the server lives on, and the next restore ends it and goes on.

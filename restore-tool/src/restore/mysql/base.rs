@@ -1,13 +1,13 @@
 //! The base backup: what its manifest says, its files, what makes them fit to be started on.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
 use tidemark_mysql::basebackup::{BackupMethod, ManifestFacts};
 use tidemark_mysql::binlog::{BinlogOffset, Flavor};
 use tidemark_mysql::restore::{
-    Executed, Held, PrivateOptions, ReplayStart, Series, ServerLaunch, ServerProgram, prepare_backup,
+    Executed, Held, PrivateOptions, ReplayStart, Series, ServerLaunch, ServerProgram, load_dump,
+    prepare_backup,
 };
 use tidemark_repository::base::BackupReader;
 use tidemark_types::{ErrorClass, Position};
@@ -20,7 +20,9 @@ use crate::exit::Failure;
 use crate::plan::Line;
 use crate::planning::Question;
 use crate::restore::files;
+use crate::restore::place::make_private;
 use crate::restore::run::buffers_mib;
+use crate::restore::summary::Progress;
 
 /// `innodb_buffer_pool_size` where nothing tells how much memory there is, in MiB.
 const BUFFERS_MIB: u64 = 256;
@@ -127,6 +129,13 @@ impl Base {
                     held: Held::Between { least, most },
                 })
             }
+            (BackupMethod::Dump, Some(exact)) => {
+                let executed = exact.gtid_executed.as_ref().or(exact.gtid_binlog_pos.as_ref());
+                Ok(ReplayStart {
+                    offset: Some(BinlogOffset(exact.offset)),
+                    held: Held::Untold(read(&executed.cloned())?),
+                })
+            }
             (_, _) => Err(self.unsupported().into()),
         }
     }
@@ -153,26 +162,45 @@ impl Base {
         // Before anything is written.
         self.start()?;
         place.make()?;
-        files::fetch(args, &question.archive, &self.reader, &place.data, place.owner).await?;
-        let data = place.data.clone();
-        tokio::task::spawn_blocking(move || files::sync_file_system(&data)).await?
+        let to = match self.facts.method {
+            BackupMethod::Dump => place.statements(),
+            BackupMethod::Clone | BackupMethod::MariadbBackup => place.data.clone(),
+        };
+        make_private(&to)?;
+        place.owner.give(&to)?;
+        files::fetch(args, &question.archive, &self.reader, &to, place.owner).await?;
+        tokio::task::spawn_blocking(move || files::sync_file_system(&to)).await?
     }
 
-    /// Prepares the files, if they must be; says whether.
+    /// Makes of the files what a server can be started on, if they are not yet; says whether it did.
     ///
     /// # Errors
-    /// When the program is not there, or fails.
+    /// When a program is not there, or fails; a statement that the server refuses.
     pub async fn prepare(&self, place: &Place) -> anyhow::Result<bool> {
-        if self.facts.method != BackupMethod::MariadbBackup {
-            return Ok(false);
+        match self.facts.method {
+            BackupMethod::Clone => return Ok(false),
+            BackupMethod::MariadbBackup => {
+                prepare_backup(&self.launch, &place.state.join("prepare.log")).await?;
+            }
+            BackupMethod::Dump => self.load(place).await?,
         }
-        prepare_backup(&self.launch, log_file(&place.state).as_path()).await?;
         Ok(true)
     }
-}
 
-fn log_file(state: &Path) -> std::path::PathBuf {
-    state.join("prepare.log")
+    /// Makes a server of the statements.
+    async fn load(&self, place: &Place) -> anyhow::Result<()> {
+        let statements = place.statements();
+        let progress = Progress::new("load dump", self.reader.header().totals.bytes);
+        let mut tell = |bytes| progress.add(bytes);
+        load_dump(&self.launch, &statements.join("dump"), &mut tell).await?;
+        progress.finish();
+        std::fs::remove_dir_all(&statements).with_context(|| format!("remove {}", statements.display()))
+    }
+
+    /// What the original had and the backup lacks.
+    pub fn missing(&self) -> &[String] {
+        &self.facts.missing
+    }
 }
 
 fn flavor_of(engine: Engine) -> Flavor {

@@ -119,6 +119,11 @@ impl Place {
         Err(Failure::new(ErrorClass::Conflict, message).into())
     }
 
+    /// Where the statements of a dump lie until they are loaded.
+    pub fn statements(&self) -> PathBuf {
+        self.state.join("statements")
+    }
+
     /// Makes the folder beside the data directory anew: it belongs to one restore.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ pub async fn run(
     };
     let replayed: Replayed = replay.finish(ending).await?;
     phases.checks = Some(begun.elapsed());
-    Summary::new(place, plan, &phases, state, &replayed).print(args.json)
+    Summary::new(place, plan, &phases, base.missing(), state, &replayed).print(args.json)
 }
 
 /// Feeds and applies side by side. What keeps the feed from going on is the reason of a replay that lacks files.

@@ -40,6 +40,8 @@ pub struct Summary<'a> {
     transactions: u64,
     /// XA transactions that are prepared, as behind `XA COMMIT`.
     prepared_xa: Vec<String>,
+    /// What the original had and the base backup lacks.
+    missing: &'a [String],
     phases: PhaseSeconds,
     plan: &'a Plan,
 }
@@ -50,6 +52,7 @@ impl<'a> Summary<'a> {
         place: &'a Place,
         plan: &'a Plan,
         phases: &Phases,
+        missing: &'a [String],
         state: &'static str,
         replayed: &Replayed,
     ) -> Summary<'a> {
@@ -76,6 +79,7 @@ impl<'a> Summary<'a> {
             },
             transactions: replayed.transactions,
             prepared_xa: replayed.prepared.iter().map(ToString::to_string).collect(),
+            missing,
             phases: phases.into(),
             plan,
         }
@@ -112,6 +116,9 @@ impl<'a> Summary<'a> {
         println!("GTIDs: {}", stopped.gtid_set);
         if let Some(state) = &stopped.gtid_binlog_state {
             println!("before it writes a binlog of its own: SET GLOBAL gtid_binlog_state = '{state}'");
+        }
+        for missing in self.missing {
+            println!("not in the base backup, and so not here: {missing}");
         }
         for id in &self.prepared_xa {
             println!(
