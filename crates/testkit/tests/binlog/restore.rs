@@ -1,7 +1,9 @@
 //! The whole cycle: write, back up, write on, kill, restore, compare; and what lies behind the target is absent.
 
+use std::path::{Path, PathBuf};
+
 use tidemark_testkit::{
-    Agent, Daemon, MysqlRestore, MysqlServer, MysqlVersion, RestoredMysql, TestRepository, wait_for,
+    Agent, Daemon, MysqlRestore, MysqlServer, MysqlVersion, RestoredMysql, Signal, TestRepository, wait_for,
 };
 
 use crate::protected::{
@@ -246,18 +248,7 @@ fn a_killed_restore_goes_on(version: MysqlVersion) {
     agent.terminate(PATIENCE);
 
     let restore = MysqlRestore::new(&repository, NAME, version);
-    let log = restore.data_directory().with_file_name("restore.log");
-    let running = Daemon::spawn(
-        "tidemark-restore",
-        &mut restore.command(&["--target-latest"]),
-        &log,
-    );
-    let state = restore
-        .data_directory()
-        .with_file_name("data.tidemark/server/replay.json");
-    wait_for("the log to be applied", PATIENCE, || {
-        std::fs::read_to_string(&state).is_ok_and(|state| !state.contains("\"applying_to\": null"))
-    });
+    let running = start_and_wait_until_it_applies(&restore);
     running.kill9();
     let restored = restore.start(&["--target-latest", "--resume", "--action", "pause"]);
     assert_at(&restored, &end, version);
@@ -304,4 +295,86 @@ fn a_log_with_a_crash_in_it_is_restored_by_mysql() {
 fn a_log_with_a_crash_in_it_is_restored_by_mariadb() {
     a_log_with_a_crash_in_it_is_restored(MysqlVersion::MariaDb1011);
     a_log_with_a_crash_in_it_is_restored(MysqlVersion::MariaDb118);
+}
+
+/// A bit that flips in the repository stops a restore before a server reads it, with or without looking beforehand.
+#[test]
+fn damage_in_the_log_is_found_before_a_server_reads_it() {
+    let repository = TestRepository::file();
+    let (server, agent) = protected(MysqlVersion::MariaDb118, &repository);
+    load(&server, 1);
+    wait_until_durable(&agent, &server);
+    server.kill9();
+    agent.terminate(PATIENCE);
+    let mut slices = Vec::new();
+    slices_below(repository.directory(), &mut slices);
+    let largest = slices.into_iter().max_by_key(|(bytes, _)| *bytes);
+    let (_, path) = largest.expect("slices are stored");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    for more in [&["--target-latest"][..], &["--target-latest", "--verify-first"]] {
+        let restore = MysqlRestore::new(&repository, NAME, MysqlVersion::MariaDb118);
+        let failed = restore.run(more);
+        assert_eq!(failed.status.code(), Some(4), "{}", failed.stderr);
+        assert_eq!(
+            restore.data_directory().exists(),
+            more.len() == 1,
+            "{}",
+            failed.stderr
+        );
+    }
+}
+
+/// Slices of the log below a directory, with their lengths.
+fn slices_below(directory: &Path, found: &mut Vec<(u64, PathBuf)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+        if metadata.is_dir() {
+            slices_below(&path, found);
+        } else if path.to_string_lossy().contains("/log/") {
+            found.push((metadata.len(), path));
+        }
+    }
+}
+
+/// Called off in the middle, it leaves no server behind, and goes on later.
+#[test]
+fn a_restore_that_is_called_off_goes_on() {
+    let version = MysqlVersion::MariaDb1011;
+    let repository = TestRepository::file();
+    let (server, agent) = protected(version, &repository);
+    server.sql(&"INSERT INTO d.no_key VALUES (1, 'x');".repeat(30_000));
+    wait_until_durable(&agent, &server);
+    let end = moment(&server);
+    agent.terminate(PATIENCE);
+
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let running = start_and_wait_until_it_applies(&restore);
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait(PATIENCE).code(), Some(1));
+    let left = restore
+        .data_directory()
+        .with_file_name("data.tidemark/server/server.pid");
+    assert!(!left.exists(), "{}", running.log_text());
+    let restored = restore.start(&["--target-latest", "--resume", "--action", "pause"]);
+    assert_at(&restored, &end, version);
+}
+
+fn start_and_wait_until_it_applies(restore: &MysqlRestore<'_>) -> Daemon {
+    let log = restore.data_directory().with_file_name("restore.log");
+    let running = Daemon::spawn(
+        "tidemark-restore",
+        &mut restore.command(&["--target-latest"]),
+        &log,
+    );
+    let state = restore
+        .data_directory()
+        .with_file_name("data.tidemark/server/replay.json");
+    wait_for("the log to be applied", PATIENCE, || {
+        std::fs::read_to_string(&state).is_ok_and(|state| !state.contains("\"applying_to\": null"))
+    });
+    running
 }

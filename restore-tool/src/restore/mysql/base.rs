@@ -20,12 +20,15 @@ use crate::exit::Failure;
 use crate::plan::Line;
 use crate::planning::Question;
 use crate::restore::files;
-use crate::restore::place::make_private;
+use crate::restore::place::{check_room, make_private};
 use crate::restore::run::buffers_mib;
 use crate::restore::summary::Progress;
 
 /// `innodb_buffer_pool_size` where nothing tells how much memory there is, in MiB.
 const BUFFERS_MIB: u64 = 256;
+
+/// How many times its own length a dump takes, while it is loaded: the statements, and tables with their indexes.
+const DUMP_ROOM: u64 = 3;
 
 /// A base backup, and the server that it is for.
 pub struct Base {
@@ -161,6 +164,10 @@ impl Base {
     ) -> anyhow::Result<()> {
         // Before anything is written.
         self.start()?;
+        if self.facts.method == BackupMethod::Dump {
+            let bytes = self.reader.header().totals.bytes;
+            check_room(&place.data, bytes.saturating_mul(DUMP_ROOM))?;
+        }
         place.make()?;
         let to = match self.facts.method {
             BackupMethod::Dump => place.statements(),

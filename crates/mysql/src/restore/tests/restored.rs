@@ -75,12 +75,21 @@ impl Place {
         };
         let (log_files, paths): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         let (replay, feed) = Replay::begin(self.launch.clone(), start, log_files).await?;
-        Ok((replay, std::thread::spawn(move || feed_all(feed, &paths))))
+        let runtime = tokio::runtime::Handle::current();
+        let feeding = std::thread::spawn(move || feed_all(feed, &paths, &runtime));
+        Ok((replay, feeding))
     }
 }
 
-fn feed_all(mut feed: RelayFeed, paths: &[PathBuf]) -> Result<(), RestoreError> {
+/// Feeds file after file, never far ahead of what is applied.
+fn feed_all(
+    mut feed: RelayFeed,
+    paths: &[PathBuf],
+    runtime: &tokio::runtime::Handle,
+) -> Result<(), RestoreError> {
+    const AHEAD_BYTES: u64 = 50_000;
     for path in paths {
+        runtime.block_on(feed.wait_for_room(AHEAD_BYTES));
         feed.begin_file()?.expect("a file is wanted");
         let mut file = std::fs::File::open(path).unwrap();
         // The archive holds a file as its server closed it.
