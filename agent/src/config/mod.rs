@@ -9,6 +9,7 @@ mod load;
 mod raw;
 mod rules;
 mod settings;
+mod url;
 mod values;
 
 pub use error::ConfigError;

@@ -5,6 +5,7 @@ mod base;
 mod failover;
 mod files;
 mod forks;
+mod outage;
 mod plans;
 mod protected;
 mod restore;
