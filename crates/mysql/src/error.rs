@@ -143,6 +143,16 @@ pub enum MysqlError {
         /// What the server says.
         error: ServerError,
     },
+    /// The log holds transactions from before `gtid_mode = ON`, which a MySQL source does not send while it is.
+    #[error(
+        "binlog '{file}': {error}; SET GLOBAL gtid_mode = ON_PERMISSIVE until the agent has caught up, then ON again"
+    )]
+    WithoutGtids {
+        /// The file.
+        file: String,
+        /// The answer.
+        error: ServerError,
+    },
     /// Another replica with our server_id or uuid began a dump, and ours was ended for it.
     #[error("another replica has server_id {server_id} (or our uuid): {error}; set another server_id")]
     ReplicaIdInUse {
@@ -202,6 +212,7 @@ impl MysqlError {
             | MysqlError::TlsFile(_)
             | MysqlError::Auth { .. }
             | MysqlError::MayNotReplicate { .. }
+            | MysqlError::WithoutGtids { .. }
             | MysqlError::UnsupportedVersion { .. } => ErrorClass::Config,
             MysqlError::Resolve { .. }
             | MysqlError::Connect { .. }
@@ -225,6 +236,7 @@ impl MysqlError {
         match self {
             MysqlError::Server { error, .. }
             | MysqlError::MayNotReplicate { error, .. }
+            | MysqlError::WithoutGtids { error, .. }
             | MysqlError::TornFile { error, .. }
             | MysqlError::LogMissing { error, .. }
             | MysqlError::PastEnd { error, .. }
@@ -353,6 +365,9 @@ impl ServerError {
                 server_id,
                 error: self,
             };
+        }
+        if says("Cannot replicate anonymous transaction") {
+            return MysqlError::WithoutGtids { file, error: self };
         }
         if says("position > file size") || says("impossible position") {
             return MysqlError::PastEnd {

@@ -21,7 +21,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 const GTID_STEPS: [&str; 4] = [
     "SET PERSIST enforce_gtid_consistency = ON;  -- statements that violate it fail from now on",
     "SET PERSIST gtid_mode = OFF_PERMISSIVE;",
-    "SET PERSIST gtid_mode = ON_PERMISSIVE;      -- then wait until Ongoing_anonymous_transaction_count is 0",
+    "SET PERSIST gtid_mode = ON_PERMISSIVE;      -- then wait until Ongoing_anonymous_transaction_count is 0 and the agent has caught up",
     "SET PERSIST gtid_mode = ON;",
 ];
 

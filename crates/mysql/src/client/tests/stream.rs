@@ -427,3 +427,23 @@ fn replicas_are_seen_and_their_numbers_left_to_them() {
         });
     }
 }
+
+/// Log from before `gtid_mode = ON` is not sent while it is, and is again when it is not.
+#[test]
+fn log_without_gtids_comes_when_the_mode_permits_it() {
+    let server = MysqlServer::builder(MysqlVersion::Mysql97)
+        .option("gtid_mode = ON_PERMISSIVE")
+        .start();
+    server.sql("SET GTID_NEXT = 'ANONYMOUS'; CREATE DATABASE d; SET GTID_NEXT = 'AUTOMATIC'");
+    server.sql("SET GLOBAL gtid_mode = ON");
+    let error = refusal(&server, "bin.000001", 4);
+    assert!(matches!(error, MysqlError::WithoutGtids { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::Config);
+    assert!(
+        error.to_string().contains("SET GLOBAL gtid_mode = ON_PERMISSIVE"),
+        "{error}"
+    );
+    server.sql("SET GLOBAL gtid_mode = ON_PERMISSIVE");
+    let request = to_the_end("bin.000001", BinlogOffset::FIRST_EVENT);
+    assert_eq!(dump_files(&server, &request).len(), server.binlog_files().len());
+}
