@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use tidemark_postgres::basebackup::ManifestFacts;
+use tidemark_postgres::basebackup::{ManifestFacts, ServerFacts};
 use tidemark_postgres::restore::{
     CommandWord, RecoverySettings, RecoveryTarget as ServerTarget, ServerPrograms, TargetAction,
     restore_command,
@@ -28,6 +28,7 @@ use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::plan::{Ancestry, Line, Plan, RecoveryTarget, render};
 use crate::planning::{self, Question};
+use crate::restore::configuration::LostConfiguration;
 use crate::restore::owner::Owner;
 use crate::restore::place::Place;
 use crate::restore::summary::{Phases, Summary};
@@ -128,6 +129,18 @@ async fn prepare(args: &RestoreArgs, archive: &Archive, plan: &Plan) -> anyhow::
     })
 }
 
+/// What a PostgreSQL backup keeps of the lost server's configuration.
+fn lost_configuration(facts: &ServerFacts) -> LostConfiguration<'_> {
+    LostConfiguration {
+        files: facts
+            .configuration_files
+            .iter()
+            .map(|file| (file.path.as_str(), file.text.as_str()))
+            .collect(),
+        data_directory: facts.data_directory.as_deref(),
+    }
+}
+
 /// The line that the plan lies on.
 fn planned_line<'l, 'a>(plan: &Plan, lines: &'l [Line<'a>]) -> anyhow::Result<&'l Line<'a>> {
     let on_it = |line: &&Line<'_>| {
@@ -168,7 +181,7 @@ async fn write_state(
     std::fs::write(&path, serde_json::to_vec_pretty(plan)?)
         .with_context(|| format!("write {}", path.display()))?;
     if let Some(folder) = &prepared.place.configuration {
-        configuration::write(&prepared.facts.server, folder)?;
+        lost_configuration(&prepared.facts.server).write(folder)?;
     }
     prepared.owner.give_all(dir.path())?;
     Ok(SegmentSource::new(

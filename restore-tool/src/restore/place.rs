@@ -13,8 +13,8 @@ use tidemark_types::{ByteSize, ErrorClass};
 use crate::cli::RestoreArgs;
 use crate::exit::Failure;
 use crate::plan::Plan;
-use crate::restore::configuration;
 use crate::restore::delta::leads_to;
+use crate::restore::lost_configuration;
 use crate::restore::owner::Owner;
 use crate::wal::state::StateDir;
 
@@ -93,7 +93,7 @@ impl Place {
         Ok(Place {
             data,
             tablespaces,
-            configuration: configuration::folder(&facts.server, state.path()),
+            configuration: lost_configuration(&facts.server).folder(state.path()),
             state,
         })
     }

@@ -165,6 +165,21 @@ pub(super) async fn transaction_counter(sql: &mut Sql) -> Result<Option<u64>, Re
     Ok(Some(counter))
 }
 
+/// Whether what was executed is committed together with the changes themselves. In MariaDB it lies in a table, of whatever
+/// engine.
+pub(super) async fn position_is_transactional(sql: &mut Sql) -> Result<bool, MysqlError> {
+    if sql.flavor() == Flavor::MySql {
+        return Ok(true);
+    }
+    let rows = sql
+        .query(
+            "look at the table of replicated positions",
+            "SELECT engine FROM information_schema.tables WHERE table_schema = 'mysql' AND table_name LIKE 'gtid\\_slave\\_pos%'",
+        )
+        .await?;
+    Ok(rows.iter().all(|row| row.text("engine") == Some("InnoDB")))
+}
+
 /// Hands the engines' log to the operating system, so that it outlives the server.
 pub(super) async fn flush_engine_logs(sql: &mut Sql) -> Result<(), MysqlError> {
     sql.execute("flush the engines' logs", "FLUSH ENGINE LOGS").await

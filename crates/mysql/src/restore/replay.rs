@@ -91,13 +91,19 @@ impl Replay {
     ) -> Result<(Replay, RelayFeed), RestoreError> {
         let user = ServerUser::of(&launch.data_directory)?;
         let directory = launch.options.directory.clone();
-        let earlier = ReplayState::read(&directory)?;
-        match &earlier {
-            Some(state) => check_goes_on(state, &files)?,
+        user.make_directory(&directory)?;
+        let mut earlier = ReplayState::read(&directory)?;
+        if let Some(state) = &earlier {
+            check_goes_on(state, &files)?;
+        }
+        end_earlier(&launch.options).await?;
+        match &mut earlier {
+            Some(state) => {
+                state.is_on_disk = false;
+                state.write(&directory, user)?;
+            }
             None => forget_identity(&launch.data_directory)?,
         }
-        user.make_directory(&directory)?;
-        end_earlier(&launch.options).await?;
         let (mut server, relay) = start_with(&launch, user, &files).await?;
         let set_up = set_up(&mut server, &launch.options, &start, earlier).await;
         let (state, log_start, has) = match set_up {
@@ -159,8 +165,12 @@ impl Replay {
     ///
     /// # Errors
     /// [`RestoreError::Timeout`], [`RestoreError::ServerEnded`].
-    pub async fn stop(self) -> Result<(), RestoreError> {
-        self.server.stop().await
+    pub async fn stop(mut self) -> Result<(), RestoreError> {
+        let launch = self.server.launch().clone();
+        self.server.stop().await?;
+        sync(&launch.data_directory)?;
+        self.state.is_on_disk = true;
+        self.state.write(&launch.options.directory, self.user)
     }
 
     /// Ends the replay: stops the server in order, and proves by a start with full durability that it stands where the log
@@ -182,6 +192,7 @@ impl Replay {
         control::forget_sources(server.sql()).await?;
         server.stop().await?;
         sync(&launch.data_directory)?;
+        state.is_on_disk = true;
         state.write(&launch.options.directory, user)?;
 
         let mut server = PrivateServer::start(launch.clone(), Purpose::Serve).await?;
@@ -260,6 +271,11 @@ async fn set_up(
         Some(state) => state,
         None => ReplayState::of_base(hold(server, &start.held).await?.to_string()),
     };
+    if state.applying_to.is_some() && !control::position_is_transactional(server.sql()).await? {
+        return Err(RestoreError::cannot_resume(
+            "the table mysql.gtid_slave_pos is not InnoDB's, so that it does not tell what was applied",
+        ));
+    }
     let has = control::executed(server.sql()).await?;
     let log_start = start_of(&state, start.offset, &has, options)?;
     Ok((state, log_start, has))

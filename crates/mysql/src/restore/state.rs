@@ -22,7 +22,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayState {
     format: u32,
-    boot_id: String,
+    /// The run of the operating system; `None` where it does not tell.
+    boot_id: Option<String>,
     /// All up to here is applied. A replay that goes on needs the log from the beginning of this file on.
     pub applied: Option<LogPlace>,
     /// What was executed then, as the server prints it.
@@ -33,6 +34,8 @@ pub struct ReplayState {
     pub has_anonymous: bool,
     /// The server was left to others, who may have written to it.
     pub is_open: bool,
+    /// The server was stopped in order since, and all that it wrote is on the disk.
+    pub is_on_disk: bool,
 }
 
 impl ReplayState {
@@ -46,6 +49,7 @@ impl ReplayState {
             applying_to: None,
             has_anonymous: false,
             is_open: false,
+            is_on_disk: false,
         }
     }
 
@@ -81,7 +85,7 @@ impl ReplayState {
                 "the server was opened for writes, and may have been written to",
             ));
         }
-        if self.applying_to.is_some() && self.boot_id != boot_id() {
+        if !self.is_on_disk && (self.boot_id.is_none() || self.boot_id != boot_id()) {
             return Err(RestoreError::cannot_resume(
                 "this host was started anew since, and nothing was flushed to its disks while replaying",
             ));
@@ -112,7 +116,8 @@ fn file(directory: &Path) -> PathBuf {
     directory.join("replay.json")
 }
 
-/// Names this run of the operating system. Where there is none, every run looks alike to us: only Linux tells.
-fn boot_id() -> String {
-    std::fs::read_to_string(BOOT_ID).map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+/// Names this run of the operating system; only Linux does.
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string(BOOT_ID).ok()?;
+    Some(id.trim().to_owned())
 }

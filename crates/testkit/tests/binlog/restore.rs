@@ -135,6 +135,16 @@ fn restores(version: MysqlVersion) {
         "{}",
         restored.report()
     );
+    // MariaDB tells where it was configured only to whom may read files.
+    if !version.is_mariadb() {
+        let configuration = restored.report()["configuration"].as_str();
+        let configuration = Path::new(configuration.expect("it is laid beside the data"));
+        assert!(
+            configuration
+                .join(server.option_file().strip_prefix("/").unwrap())
+                .is_file()
+        );
+    }
     // Nobody can write to it, so that it can go on.
     restored.stop();
     let restored = at(&["--target-latest", "--resume"]);

@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::exit::Failure;
 use crate::plan::Line;
 use crate::planning::Question;
+use crate::restore::configuration::LostConfiguration;
 use crate::restore::files;
 use crate::restore::place::{check_room, make_private};
 use crate::restore::run::buffers_mib;
@@ -202,6 +203,29 @@ impl Base {
         load_dump(&self.launch, &statements.join("dump"), &mut tell).await?;
         progress.finish();
         std::fs::remove_dir_all(&statements).with_context(|| format!("remove {}", statements.display()))
+    }
+
+    /// Lays what the backup keeps of the lost server's configuration beside the data, for whoever puts it into service.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_configuration(&self, place: &Place) -> anyhow::Result<()> {
+        // Those of the data directory too: a clone comes without, and a restored server is none that ever was.
+        let lost = LostConfiguration {
+            files: self
+                .facts
+                .server
+                .configuration_files
+                .iter()
+                .map(|file| (file.path.as_str(), file.text.as_str()))
+                .collect(),
+            data_directory: None,
+        };
+        let Some(folder) = lost.folder(&place.state) else {
+            return Ok(());
+        };
+        lost.write(&folder)?;
+        place.owner.give_all(&folder)
     }
 
     /// What the original had and the backup lacks.

@@ -55,6 +55,7 @@ pub async fn run(args: &RestoreArgs, question: &Question) -> anyhow::Result<()> 
         if base.prepare(&place).await? {
             phases.prepare = Some(begun.elapsed());
         }
+        base.write_configuration(&place)?;
         place.note(question, &base)?;
     }
     replay::run(args, question, &plan, &base, &place, &log, phases).await

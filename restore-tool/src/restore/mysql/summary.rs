@@ -31,6 +31,9 @@ struct StoppedAt {
 pub struct Summary<'a> {
     data_directory: &'a Path,
     state_directory: &'a Path,
+    /// Where the lost server's configuration files lie, if the backup holds any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<PathBuf>,
     /// `open`, `read-only` or `shut down`.
     state: &'static str,
     socket: Option<PathBuf>,
@@ -60,6 +63,7 @@ impl<'a> Summary<'a> {
         Summary {
             data_directory: &place.data,
             state_directory: &place.state,
+            configuration: Some(place.state.join("configuration")).filter(|folder| folder.is_dir()),
             state,
             socket: running.map(|running| running.socket.clone()),
             pid: running.map(|running| running.pid),
@@ -116,6 +120,9 @@ impl<'a> Summary<'a> {
         println!("GTIDs: {}", stopped.gtid_set);
         if let Some(state) = &stopped.gtid_binlog_state {
             println!("before it writes a binlog of its own: SET GLOBAL gtid_binlog_state = '{state}'");
+        }
+        if let Some(configuration) = &self.configuration {
+            println!("configuration of the lost server: {}", configuration.display());
         }
         for missing in self.missing {
             println!("not in the base backup, and so not here: {missing}");
