@@ -159,7 +159,7 @@ impl Dataset<'_> {
         else {
             unreachable!("the caller looked")
         };
-        let scratch = ScratchDirectory::take(scratch.clone()).await?;
+        let scratch = ScratchDirectory::new(scratch.clone());
         let (before, after) = clone(sql, options, data_directory, &scratch, cancel).await?;
         let files = DirectoryRead::open(scratch.path()).await?;
         job.progress.expect(files.total_bytes());

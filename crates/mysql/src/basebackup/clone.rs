@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_types::ByteSize;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{BaseBackupError, LogState};
-use crate::client::{ConnectOptions, Sql, quote};
+use crate::client::{ConnectOptions, Row, Sql, quote};
 
 /// Directories of schemas whose tables are the server's own: those that are no InnoDB hold nothing to be kept.
 const OWN_SCHEMAS: [&str; 3] = ["mysql", "performance_schema", "sys"];
@@ -23,26 +24,23 @@ const OWN_SCHEMAS: [&str; 3] = ["mysql", "performance_schema", "sys"];
 const CLONE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// How long a statement that was called off may take to end.
 const KILL_MAX: Duration = Duration::from_secs(60);
+/// How often one that was told to end is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Room that a clone may take beyond the files that are there: redo that is written meanwhile, files that grow.
 const MARGIN_PERCENT: u64 = 5;
 
-/// A directory for one clone at a time. What is in it is removed with it; what an earlier process left is removed when it is
-/// taken.
+/// A directory for one clone at a time. What is in it is removed with it; what an earlier process left is removed when a
+/// clone begins.
 #[derive(Debug)]
 pub struct ScratchDirectory {
     path: PathBuf,
 }
 
 impl ScratchDirectory {
-    /// Takes `path`, which need not exist; its parent must, and the server must be allowed to write to that. Removes what is
-    /// there: nobody else uses such a directory.
-    ///
-    /// # Errors
-    /// [`BaseBackupError::Io`] when what is there cannot be removed.
-    pub async fn take(path: PathBuf) -> Result<ScratchDirectory, BaseBackupError> {
-        let scratch = ScratchDirectory { path };
-        scratch.clear().await?;
-        Ok(scratch)
+    /// The directory `path`, which need not exist; its parent must, and the server must be allowed to write to that. What is
+    /// there goes when a clone begins: nobody else uses such a directory.
+    pub fn new(path: PathBuf) -> ScratchDirectory {
+        ScratchDirectory { path }
     }
 
     /// The directory.
@@ -181,24 +179,34 @@ pub async fn clone(
     Ok((before, after))
 }
 
-/// Ends a clone into this directory that an earlier process of ours asked for and did not wait for.
+/// Ends a clone into this directory that an earlier process of ours asked for and did not wait for: a server does not notice
+/// that nobody waits, and makes one clone at a time.
 async fn end_abandoned(sql: &mut Sql, scratch: &ScratchDirectory) -> Result<(), BaseBackupError> {
     let statement =
         "SELECT pid, destination FROM performance_schema.clone_status WHERE state = 'In Progress'";
-    let rows = match sql.query("look for a running clone", statement).await {
-        Ok(rows) => rows,
-        // The CLONE statement itself says when one runs already.
-        Err(crate::MysqlError::Server { .. }) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let is_ours = |destination: &str| Path::new(destination) == scratch.path();
-    for row in rows
-        .iter()
-        .filter(|row| row.text("destination").is_some_and(is_ours))
-    {
-        if let Some(pid) = row.parse::<u64>("pid") {
-            sql.execute("end an abandoned clone", &format!("KILL {pid}"))
-                .await?;
+    let began = Instant::now();
+    while began.elapsed() < KILL_MAX {
+        let rows = match sql.query("look for a running clone", statement).await {
+            Ok(rows) => rows,
+            // The CLONE statement itself says when one runs already.
+            Err(crate::MysqlError::Server { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let is_ours = |row: &&Row| {
+            row.text("destination")
+                .is_some_and(|destination| Path::new(destination) == scratch.path())
+        };
+        let Some(pid) = rows.iter().find(is_ours).and_then(|row| row.parse::<u64>("pid")) else {
+            break;
+        };
+        tracing::warn!("a clone that an earlier base backup began is ended");
+        match sql
+            .execute("end an abandoned clone", &format!("KILL {pid}"))
+            .await
+        {
+            // It may have ended by itself, or be ending already.
+            Ok(()) | Err(crate::MysqlError::Server { .. }) => sleep(LOOK_EVERY).await,
+            Err(error) => return Err(error.into()),
         }
     }
     scratch.clear().await

@@ -48,7 +48,7 @@ async fn a_clone_restores_and_tells_its_position_when_a_server_starts_on_it() {
         .unwrap();
     check_clonable(&mut sql, &data).await.unwrap();
     let home = Scratch::new("clone");
-    let scratch = ScratchDirectory::take(place(&home)).await.unwrap();
+    let scratch = ScratchDirectory::new(place(&home));
     let (before, after) = clone(sql, &options, &data, &scratch, &CancellationToken::new())
         .await
         .unwrap();
@@ -125,24 +125,20 @@ async fn what_an_earlier_process_left_is_removed_and_what_fails_leaves_nothing()
     let server = server();
     let home = Scratch::new("clone");
     fs::create_dir_all(place(&home).join("d")).unwrap();
-    fs::write(place(&home).join("d/t.ibd"), "left").unwrap();
-    let scratch = ScratchDirectory::take(place(&home)).await.unwrap();
-    assert!(!place(&home).exists());
+    fs::write(place(&home).join("d/left.ibd"), "left").unwrap();
     // The server refuses: it may not write there.
-    drop(scratch);
-    let scratch = ScratchDirectory::take(PathBuf::from("/proc/clone"))
-        .await
-        .unwrap();
+    let scratch = ScratchDirectory::new(PathBuf::from("/proc/clone"));
     let (options, sql) = connect(&server).await;
     let cancel = CancellationToken::new();
     let failed = clone(sql, &options, &server.data_directory(), &scratch, &cancel).await;
     assert!(failed.is_err());
 
-    let scratch = ScratchDirectory::take(place(&home)).await.unwrap();
+    let scratch = ScratchDirectory::new(place(&home));
     let (options, sql) = connect(&server).await;
     let data = server.data_directory();
     clone(sql, &options, &data, &scratch, &cancel).await.unwrap();
     assert!(place(&home).join("mysql.ibd").exists());
+    assert!(!place(&home).join("d/left.ibd").exists());
     drop(scratch);
     assert!(!place(&home).exists());
 }
@@ -151,7 +147,7 @@ async fn what_an_earlier_process_left_is_removed_and_what_fails_leaves_nothing()
 async fn a_clone_that_is_called_off_ends_and_leaves_nothing() {
     let server = server();
     let home = Scratch::new("clone");
-    let scratch = ScratchDirectory::take(place(&home)).await.unwrap();
+    let scratch = ScratchDirectory::new(place(&home));
     let (options, sql) = connect(&server).await;
     // An ALTER TABLE that waits for a reader makes a clone that blocks DDL wait.
     let (_, mut reader) = connect(&server).await;
@@ -187,6 +183,39 @@ async fn a_clone_that_is_called_off_ends_and_leaves_nothing() {
     altering.join().unwrap().unwrap();
     drop(scratch);
     assert!(!place(&home).exists());
+}
+
+/// The process that asked for a clone is gone; the server goes on with it.
+#[tokio::test]
+async fn an_abandoned_clone_does_not_stand_in_the_way() {
+    let server = server();
+    server.sql(&"INSERT INTO d.t (v) SELECT v FROM d.t;".repeat(2));
+    let home = Scratch::new("clone");
+    let statement = format!(
+        "CLONE LOCAL DATA DIRECTORY = '{}'",
+        place(&home).display().to_string().replace('\'', "\\'")
+    );
+    // Abandoned again and again, so that some are met at work.
+    for _ in 0..3 {
+        let mut child = server
+            .tool("mysql")
+            .arg(format!("--execute={statement}"))
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the clone to begin", PATIENCE, || {
+            place(&home).join("#clone").exists()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (options, sql) = connect(&server).await;
+        let scratch = ScratchDirectory::new(place(&home));
+        let cancel = CancellationToken::new();
+        clone(sql, &options, &server.data_directory(), &scratch, &cancel)
+            .await
+            .unwrap();
+        assert!(place(&home).join("d/t.ibd").exists());
+    }
 }
 
 #[tokio::test]
