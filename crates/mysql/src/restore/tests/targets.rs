@@ -38,6 +38,17 @@ fn load(source: &Source, round: u32) {
          XA PREPARE 'open{round}', 'branch', 7;"
     ));
     source.server.sql(&sql);
+    // Of another domain, or with a tag.
+    let set_apart = if source.version().is_mariadb() {
+        "SET gtid_domain_id = 7"
+    } else if source.base.executed.is_empty() {
+        "DO 0"
+    } else {
+        "SET gtid_next = 'AUTOMATIC:apart'"
+    };
+    source.server.sql(&format!(
+        "{set_apart}; USE d; INSERT INTO held VALUES ({base} + 5); UPDATE held SET id = {base} + 6 WHERE id = {base} + 5"
+    ));
     // In a session of its own: a prepared transaction holds the one that prepared it.
     source.server.sql(&format!(
         "USE d; INSERT INTO t VALUES ({base} + 3, 0, 'last'); DELETE FROM t WHERE id = {base} + 3"
@@ -98,4 +109,11 @@ async fn mariadb_118_without_checksums_stands_where_the_log_is_cut() {
         &["binlog_checksum = NONE", "log_bin_compress = ON"],
     )
     .await;
+}
+
+/// Without GTIDs positions alone tell what is applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_97_without_gtids_stands_where_the_log_is_cut() {
+    let options = ["gtid_mode = OFF", "enforce_gtid_consistency = OFF"];
+    assert_stands_where_the_log_is_cut(MysqlVersion::Mysql97, &options).await;
 }
