@@ -26,15 +26,15 @@ pub enum RestoreError {
     },
     /// No server program of the backup's release series on this host.
     #[error(
-        "the backup needs {series}, and no server program of it was found (looked for {}); install the server package of \
+        "the backup needs {series}, and no server program of it was found (looked in {}); install the server package of \
          that series, or name the program with --mysqld",
-        display_list(.looked_for)
+        display_list(.looked_in)
     )]
     ProgramNotFound {
         /// What is needed.
         series: Series,
         /// Where it was looked for.
-        looked_for: Vec<PathBuf>,
+        looked_in: Vec<PathBuf>,
     },
     /// The program that was named is of another release series.
     #[error(
@@ -155,7 +155,7 @@ pub enum RestoreError {
         files: usize,
     },
     /// What was noted of an interrupted replay cannot be read.
-    #[error("{path} does not tell how far the replay came: {problem}; lay the base backup down again", path = .path.display())]
+    #[error("{path} does not tell how far the replay came: {problem}; restore into another directory", path = .path.display())]
     State {
         /// The file.
         path: PathBuf,
@@ -163,9 +163,7 @@ pub enum RestoreError {
         problem: String,
     },
     /// An interrupted replay cannot go on.
-    #[error(
-        "the interrupted replay cannot go on: {reason}; lay the base backup down again and replay from it"
-    )]
+    #[error("the earlier restore cannot go on: {reason}; restore into another directory")]
     CannotResume {
         /// Why.
         reason: String,

@@ -73,15 +73,21 @@ impl ServerProgram {
                 })
             };
         }
-        let candidates = candidates(series.flavor, search_path);
-        candidates
+        let directories = directories(search_path);
+        let names: &[&str] = match series.flavor {
+            Flavor::MySql => &["mysqld"],
+            Flavor::MariaDb => &["mariadbd", "mysqld"],
+        };
+        let candidates = directories
             .iter()
+            .flat_map(|directory| names.iter().map(|name| directory.join(name)));
+        candidates
             .filter(|path| path.is_file())
-            .filter_map(|path| ServerProgram::look_at(path).ok())
+            .filter_map(|path| ServerProgram::look_at(&path).ok())
             .find(|program| program.series() == series)
             .ok_or(RestoreError::ProgramNotFound {
                 series,
-                looked_for: candidates,
+                looked_in: directories,
             })
     }
 
@@ -182,11 +188,7 @@ fn parse_version(text: &str) -> Option<(Flavor, (u16, u16, u16))> {
 }
 
 /// Where to look, in order: PATH, then the layouts of packages.
-fn candidates(flavor: Flavor, search_path: Option<&OsStr>) -> Vec<PathBuf> {
-    let names: &[&str] = match flavor {
-        Flavor::MySql => &["mysqld"],
-        Flavor::MariaDb => &["mariadbd", "mysqld"],
-    };
+fn directories(search_path: Option<&OsStr>) -> Vec<PathBuf> {
     let packages = [
         "/usr/sbin",
         "/usr/libexec",
@@ -198,11 +200,8 @@ fn candidates(flavor: Flavor, search_path: Option<&OsStr>) -> Vec<PathBuf> {
     let on_path = search_path.map(std::env::split_paths).into_iter().flatten();
     let mut found: Vec<PathBuf> = Vec::new();
     for directory in on_path.chain(packages.into_iter().map(PathBuf::from)) {
-        let programs = names.iter().map(|name| directory.join(name));
-        for program in programs.filter(|program| program.is_absolute()) {
-            if !found.contains(&program) {
-                found.push(program);
-            }
+        if directory.is_absolute() && !found.contains(&directory) {
+            found.push(directory);
         }
     }
     found

@@ -8,6 +8,7 @@ use tidemark_types::Timestamp;
 
 use super::place::Place;
 use crate::command::list::print_json;
+use crate::engine::Engine;
 use crate::plan::Plan;
 use crate::restore::summary::{PhaseSeconds, Phases};
 
@@ -133,8 +134,12 @@ impl<'a> Summary<'a> {
             );
         }
         if let Some(socket) = &self.socket {
+            let client = match self.plan.engine {
+                Engine::Mariadb => "mariadb",
+                Engine::Mysql | Engine::Postgresql => "mysql",
+            };
             println!(
-                "connect as a user of the original: mysql --socket={}\nno application reaches it there; to go live, stop it \
+                "connect as a user of the original: {client} --socket={}\nno application reaches it there; to go live, stop it \
                  with SHUTDOWN and start it with a configuration of your own",
                 socket.display()
             );

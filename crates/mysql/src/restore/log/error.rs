@@ -108,7 +108,7 @@ pub enum LogError {
     /// What the data has executed is no one point of the log.
     #[error(
         "the data holds '{executed}', which the log does not reach before {before} in {file}: its domains came to places \
-         apart, or it is another's data; lay the base backup down again and replay from it"
+         apart, or it is another's data; restore into another directory"
     )]
     Apart {
         /// The file where that showed.
@@ -121,7 +121,7 @@ pub enum LogError {
     /// An interrupted replay may have left a part of a transaction.
     #[error(
         "transaction {gtid} ({file}:{at}) was perhaps applied in part when the replay was interrupted: it changes the schema, \
-         or engines without transactions, or is XA; lay the base backup down again and replay from it"
+         or engines without transactions, or is XA; restore into another directory"
     )]
     InPart {
         /// The file.
