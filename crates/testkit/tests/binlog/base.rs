@@ -3,9 +3,14 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tidemark_testkit::{Agent, AgentBuilder, MysqlServer, MysqlVersion, Scratch, TestRepository};
+use tidemark_testkit::{
+    Agent, AgentBuilder, MysqlRestore, MysqlServer, MysqlVersion, Scratch, TestRepository, run,
+};
 
-use crate::protected::{NAME, newest_backup, wait_for_agent, wait_for_base_backup, wait_until_streaming};
+use crate::protected::{
+    NAME, PATIENCE, newest_backup, wait_for_agent, wait_for_base_backup, wait_until_durable,
+    wait_until_streaming,
+};
 
 const TABLES: &str = "CREATE DATABASE d; USE d;
     CREATE TABLE still (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(1000)); INSERT INTO still (v) VALUES (REPEAT('x', 1000));
@@ -59,6 +64,7 @@ fn base_backups(version: MysqlVersion) {
     let first = newest_backup(&agent);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 server.sql("INSERT INTO d.t (v) VALUES (REPEAT('y', 500))");
@@ -73,7 +79,7 @@ fn base_backups(version: MysqlVersion) {
         assert!(stored(&incremental) < stored(&full), "{incremental}{full}");
     });
     assert!(!clone_of(&scratch).exists());
-    agent.terminate(crate::protected::PATIENCE);
+    agent.terminate(PATIENCE);
     agent.start();
     wait_for_agent(&agent, "the newest base backup to be found", || {
         newest_backup(&agent) > first
@@ -86,6 +92,75 @@ fn server_is_unharmed(server: &MysqlServer, clone: &Path) -> bool {
     server
         .sql("CREATE TABLE d.after (i INT); DROP TABLE d.after; FLUSH TABLES WITH READ LOCK; UNLOCK TABLES");
     !clone.exists()
+}
+
+/// Written to all the while: what the base holds and what the log brings meet without a transaction lost or twice.
+fn an_incremental_restores(version: MysqlVersion) {
+    let (repository, scratch) = (TestRepository::file(), Scratch::new("scratch"));
+    let (server, agent) = protected(version, &repository, &scratch);
+    let agent = agent.start();
+    wait_until_streaming(&agent);
+    wait_for_base_backup(&agent);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
+        for writer in 0..3 {
+            let (server, done) = (&server, &done);
+            scope.spawn(move || {
+                for round in (0..).take_while(|_| !done.load(Ordering::Relaxed)) {
+                    let id = (round * 7 + writer) % 16384 + 1;
+                    server.sql(&format!(
+                        "BEGIN; INSERT INTO d.t (v) VALUES (REPEAT('{writer}', 300));
+                         UPDATE d.still SET v = REPEAT('{round}', 50) WHERE id = {id}; COMMIT"
+                    ));
+                }
+            });
+        }
+        let backup = agent.run("backup", &["--server", NAME]).expect_success();
+        assert!(backup.contains(" incremental: "), "{backup}");
+    });
+    wait_until_durable(&agent, &server);
+    let executed = if version.is_mariadb() {
+        "@@gtid_current_pos"
+    } else {
+        "@@gtid_executed"
+    };
+    let digest = format!("CHECKSUM TABLE d.t, d.still; SELECT COUNT(*), MAX(id) FROM d.t; SELECT {executed}");
+    let expected = server.sql(&digest);
+    server.kill9();
+    agent.terminate(PATIENCE);
+    let restore = MysqlRestore::new(&repository, NAME, version);
+    let restored = restore.start(&["--target-latest"]);
+    assert_eq!(restored.sql(&digest), expected);
+    restored.stop();
+    for table in ["t", "still"] {
+        let file = restore.data_directory().join(format!("d/{table}.ibd"));
+        run(version.tool("innochecksum").arg(file)).expect_success();
+    }
+}
+
+/// Ends writers, also when an assertion fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_incremental_of_clones_restores() {
+    an_incremental_restores(MysqlVersion::Mysql97);
+}
+
+#[test]
+fn an_incremental_of_mariadb_1011_restores() {
+    an_incremental_restores(MysqlVersion::MariaDb1011);
+}
+
+#[test]
+fn an_incremental_of_mariadb_118_restores() {
+    an_incremental_restores(MysqlVersion::MariaDb118);
 }
 
 #[test]
