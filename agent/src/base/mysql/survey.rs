@@ -105,6 +105,7 @@ fn is_unfit(error: &BaseBackupError) -> bool {
             | BaseBackupError::NotInnoDb { .. }
             | BaseBackupError::Outside { .. }
             | BaseBackupError::NoClonePlugin
+            | BaseBackupError::NoGtids { .. }
             | BaseBackupError::NoProgram
             | BaseBackupError::ProgramVersion { .. }
     )

@@ -78,13 +78,18 @@ impl Drop for ScratchDirectory {
 /// Whether a server can be cloned as it is.
 ///
 /// # Errors
-/// [`BaseBackupError::NoClonePlugin`], [`BaseBackupError::NotInnoDb`], [`BaseBackupError::Io`], what the server says.
+/// [`BaseBackupError::NoClonePlugin`], [`BaseBackupError::NoGtids`], [`BaseBackupError::NotInnoDb`],
+/// [`BaseBackupError::Outside`], [`BaseBackupError::Io`], what the server says.
 pub async fn check_clonable(sql: &mut Sql, data_directory: &Path) -> Result<(), BaseBackupError> {
     let statement =
         "SELECT plugin_status AS status FROM information_schema.plugins WHERE plugin_name = 'clone'";
     let rows = sql.query("look for the clone plugin", statement).await?;
     if !rows.iter().any(|row| row.text("status") == Some("ACTIVE")) {
         return Err(BaseBackupError::NoClonePlugin);
+    }
+    let mode = sql.server_facts().await?.gtid_mode.unwrap_or_default();
+    if mode != "ON" {
+        return Err(BaseBackupError::NoGtids { mode });
     }
     let tables = foreign_tables(data_directory)?;
     if !tables.is_empty() {

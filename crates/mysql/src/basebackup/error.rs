@@ -100,6 +100,14 @@ pub enum BaseBackupError {
         /// Where they lie.
         files: Vec<String>,
     },
+    /// Transactions may have no GTID: which of them a clone holds could not be told.
+    #[error(
+        "what a clone holds is told by GTIDs, and gtid_mode is {mode}; set gtid_mode=ON, or base_backup.method = \"dump\""
+    )]
+    NoGtids {
+        /// `gtid_mode`.
+        mode: String,
+    },
     /// The clone plugin is not there.
     #[error("the server has no clone plugin; INSTALL PLUGIN clone SONAME 'mysql_clone.so'")]
     NoClonePlugin,
@@ -192,6 +200,7 @@ impl BaseBackupError {
             | BaseBackupError::ProgramVersion { .. }
             | BaseBackupError::NotInnoDb { .. }
             | BaseBackupError::NoClonePlugin
+            | BaseBackupError::NoGtids { .. }
             | BaseBackupError::Outside { .. }
             | BaseBackupError::NoSpace { .. }
             | BaseBackupError::Elsewhere { .. }

@@ -98,6 +98,22 @@ async fn tables_that_a_clone_would_lose_are_named() {
 }
 
 #[tokio::test]
+async fn a_server_without_gtids_is_not_cloned() {
+    let server = MysqlServer::builder(VERSION)
+        .options(&["gtid_mode = ON_PERMISSIVE"])
+        .start();
+    server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'");
+    let (_, mut sql) = connect(&server).await;
+    match check_clonable(&mut sql, &server.data_directory())
+        .await
+        .unwrap_err()
+    {
+        BaseBackupError::NoGtids { mode } => assert_eq!(mode, "ON_PERMISSIVE"),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
 async fn files_outside_the_data_directory_are_named() {
     let elsewhere = Scratch::new("elsewhere");
     let directory = elsewhere.path().display().to_string();

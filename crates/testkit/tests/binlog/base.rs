@@ -20,10 +20,11 @@ const DOUBLE: &str = "INSERT INTO d.still (v) SELECT v FROM d.still;";
 /// A server with 16 MB that do not change, and an agent beside it.
 fn protected(
     version: MysqlVersion,
+    options: &[&str],
     repository: &TestRepository,
     scratch: &Scratch,
 ) -> (MysqlServer, AgentBuilder) {
-    let server = MysqlServer::start_new(version);
+    let server = MysqlServer::builder(version).options(options).start();
     if !version.is_mariadb() {
         server.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'");
     }
@@ -57,7 +58,7 @@ fn stored(printed: &str) -> f64 {
 
 fn base_backups(version: MysqlVersion) {
     let (repository, scratch) = (TestRepository::file(), Scratch::new("scratch"));
-    let (server, agent) = protected(version, &repository, &scratch);
+    let (server, agent) = protected(version, &[], &repository, &scratch);
     let agent = agent.start();
     wait_until_streaming(&agent);
     wait_for_base_backup(&agent);
@@ -95,9 +96,9 @@ fn server_is_unharmed(server: &MysqlServer, clone: &Path) -> bool {
 }
 
 /// Written to all the while: what the base holds and what the log brings meet without a transaction lost or twice.
-fn an_incremental_restores(version: MysqlVersion) {
+fn an_incremental_restores(version: MysqlVersion, options: &[&str]) {
     let (repository, scratch) = (TestRepository::file(), Scratch::new("scratch"));
-    let (server, agent) = protected(version, &repository, &scratch);
+    let (server, agent) = protected(version, options, &repository, &scratch);
     let agent = agent.start();
     wait_until_streaming(&agent);
     wait_for_base_backup(&agent);
@@ -150,17 +151,26 @@ impl Drop for SetOnDrop<'_> {
 
 #[test]
 fn an_incremental_of_clones_restores() {
-    an_incremental_restores(MysqlVersion::Mysql97);
+    an_incremental_restores(MysqlVersion::Mysql97, &[]);
+}
+
+/// What a clone holds could not be told, so the server is dumped: that is of one position.
+#[test]
+fn an_incremental_of_a_server_without_gtids_restores() {
+    an_incremental_restores(
+        MysqlVersion::Mysql97,
+        &["gtid_mode = OFF", "enforce_gtid_consistency = OFF"],
+    );
 }
 
 #[test]
 fn an_incremental_of_mariadb_1011_restores() {
-    an_incremental_restores(MysqlVersion::MariaDb1011);
+    an_incremental_restores(MysqlVersion::MariaDb1011, &[]);
 }
 
 #[test]
 fn an_incremental_of_mariadb_118_restores() {
-    an_incremental_restores(MysqlVersion::MariaDb118);
+    an_incremental_restores(MysqlVersion::MariaDb118, &[]);
 }
 
 #[test]
