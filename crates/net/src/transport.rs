@@ -108,3 +108,77 @@ impl AsyncWrite for Transport {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
+    const KEEPALIVES: Keepalives = Keepalives {
+        enabled: true,
+        idle: Some(Duration::from_secs(31)),
+        interval: Some(Duration::from_secs(11)),
+        count: Some(4),
+        user_timeout: Some(Duration::from_secs(45)),
+    };
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_peer_that_goes_away_is_noticed_as_asked_for() {
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = dial_tcp(listener.local_addr().unwrap(), &KEEPALIVES)
+                .await
+                .unwrap();
+            let socket = socket2::SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(31));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(11));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 4);
+            let off = Keepalives {
+                enabled: false,
+                ..KEEPALIVES
+            };
+            let stream = dial_tcp(listener.local_addr().unwrap(), &off).await.unwrap();
+            assert!(!socket2::SockRef::from(&stream).keepalive().unwrap());
+        });
+    }
+
+    #[test]
+    fn bytes_go_both_ways_over_tcp_and_a_socket_and_a_socket_alone_is_private() {
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stream, peer) = tokio::join!(dial_tcp(address, &KEEPALIVES), listener.accept());
+            let tcp = Transport::Tcp(stream.unwrap());
+            assert!(!tcp.is_private());
+            echo(tcp, Transport::Tcp(peer.unwrap().0)).await;
+
+            let path = std::env::temp_dir().join(format!("tidemark-net-{}", std::process::id()));
+            let listener = UnixListener::bind(&path).unwrap();
+            let (stream, peer) = tokio::join!(Transport::dial_unix(&path), listener.accept());
+            std::fs::remove_file(&path).unwrap();
+            let unix = stream.unwrap();
+            assert!(unix.is_private());
+            echo(unix, Transport::Unix(peer.unwrap().0)).await;
+        });
+    }
+
+    async fn echo(mut one: Transport, mut other: Transport) {
+        let mut heard = [0; 4];
+        one.write_all(b"ping").await.unwrap();
+        other.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"ping");
+        other.write_all(b"pong").await.unwrap();
+        one.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"pong");
+        one.shutdown().await.unwrap();
+        let gone = other.read_exact(&mut heard).await.unwrap_err();
+        assert!(crate::is_connection_loss(&gone), "{gone}");
+    }
+}
