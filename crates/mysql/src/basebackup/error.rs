@@ -145,6 +145,15 @@ pub enum BaseBackupError {
         /// Those that it lacks.
         missing: String,
     },
+    /// Nothing was taken from a dump while it held the server's lock.
+    #[error(
+        "the dump was given up: it held the server's lock, and the repository took nothing for {seconds} s; it is taken \
+         again (tables of other engines than InnoDB are dumped under the lock)"
+    )]
+    LockTooLong {
+        /// For how long.
+        seconds: u64,
+    },
     /// Transactions whose first half is in the log before the dump, and in no row of it.
     #[error(
         "{count} XA transactions are prepared, which a dump cannot hold; it is taken again when they have ended"
@@ -190,9 +199,9 @@ impl BaseBackupError {
                 _ => ErrorClass::Permanent,
             },
             // It says in words only what failed; most of it passes: a lock that was not got, a redo log that ran over.
-            BaseBackupError::ProgramFailed { .. } | BaseBackupError::PreparedTransactions { .. } => {
-                ErrorClass::Transient
-            }
+            BaseBackupError::ProgramFailed { .. }
+            | BaseBackupError::PreparedTransactions { .. }
+            | BaseBackupError::LockTooLong { .. } => ErrorClass::Transient,
             BaseBackupError::Answer { .. } => ErrorClass::Permanent,
             BaseBackupError::Info { .. } => ErrorClass::Corrupt,
             BaseBackupError::Program { .. }

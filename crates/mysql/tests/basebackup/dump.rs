@@ -335,3 +335,30 @@ async fn what_cannot_be_dumped_whole_is_refused() {
         assert!(refused.class().is_transient());
     }
 }
+
+/// A store that is down must not stop the database: nobody takes what comes, and the lock goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_nobody_takes_lets_the_lock_go() {
+    let server = MysqlServer::start_new(MysqlVersion::MariaDb118);
+    server.sql(
+        "CREATE DATABASE d; USE d; CREATE TABLE m (id INT PRIMARY KEY, v VARCHAR(2000)) ENGINE = MyISAM;
+         INSERT INTO m SELECT seq, REPEAT('x', 2000) FROM seq_1_to_20000",
+    );
+    let mut dump = DumpRun::start(ConnectOptions::socket(server.socket(), "root"), 1);
+    let first = dump.next().await.unwrap();
+    assert!(first.is_some());
+    // This waits as long as the lock is held.
+    tokio::task::block_in_place(|| server.sql("INSERT INTO d.m VALUES (0, 'after')"));
+    let given_up = loop {
+        match dump.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the dump ended well"),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(given_up, BaseBackupError::LockTooLong { .. }),
+        "{given_up}"
+    );
+    assert!(given_up.class().is_transient());
+}

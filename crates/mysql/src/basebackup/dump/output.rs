@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::super::{BaseBackupError, FileEvent};
 
@@ -16,6 +18,8 @@ const CHUNK_LEN: usize = 256 << 10;
 pub struct Output {
     events: mpsc::Sender<FileEvent>,
     next: Arc<AtomicU64>,
+    /// How long an event may wait to be taken; `None`: for ever.
+    patience: Option<Duration>,
 }
 
 impl Output {
@@ -23,6 +27,15 @@ impl Output {
         Output {
             events,
             next: Arc::default(),
+            patience: None,
+        }
+    }
+
+    /// The same, for files that come while others wait: it gives up when nothing was taken for `patience`.
+    pub fn impatient(&self, patience: Duration) -> Output {
+        Output {
+            patience: Some(patience),
+            ..self.clone()
         }
     }
 
@@ -34,6 +47,7 @@ impl Output {
             number,
             sent: 0,
             waiting: BytesMut::new(),
+            patience: self.patience,
         };
         let path = format!("dump/{path}").into();
         file.send(FileEvent::Begin {
@@ -53,6 +67,7 @@ pub struct OutputFile {
     number: u64,
     sent: u64,
     waiting: BytesMut,
+    patience: Option<Duration>,
 }
 
 impl OutputFile {
@@ -88,9 +103,15 @@ impl OutputFile {
 
     /// Nobody takes what comes: the backup was given up, and says itself why.
     async fn send(&self, event: FileEvent) -> Result<(), BaseBackupError> {
-        self.events
-            .send(event)
-            .await
-            .map_err(|_| BaseBackupError::Cancelled)
+        let sending = self.events.send(event);
+        let sent = match self.patience {
+            None => sending.await,
+            Some(patience) => timeout(patience, sending)
+                .await
+                .map_err(|_| BaseBackupError::LockTooLong {
+                    seconds: patience.as_secs(),
+                })?,
+        };
+        sent.map_err(|_| BaseBackupError::Cancelled)
     }
 }

@@ -19,7 +19,9 @@ use crate::error::MysqlError;
 use crate::preflight::{DUMP_PRIVILEGES, Privileges};
 
 /// How long the lock may wait for statements that run: while it waits, everybody who writes waits behind it.
-const LOCK_WAIT_SECONDS: u32 = 20;
+const LOCK_WAIT_SECONDS: u32 = 10;
+/// How long the repository may take nothing while the lock is held: a store that is down must not stop the database.
+const LOCKED_PATIENCE: Duration = Duration::from_secs(20);
 /// A server may take this long for the first row of a large table, and a slow repository as long to take the next.
 const ROW_TIMEOUT: Duration = Duration::from_secs(3600);
 /// `ER_SPECIFIC_ACCESS_DENIED_ERROR`: a privilege is missing.
@@ -55,8 +57,9 @@ pub async fn take(
             "tables of other engines than InnoDB are dumped while writes wait"
         );
     }
+    let impatient = output.impatient(LOCKED_PATIENCE);
     for table in &others {
-        table.dump(&mut locker, &output).await?;
+        table.dump(&mut locker, &impatient).await?;
     }
     locker.execute("let the lock go", "UNLOCK TABLES").await?;
     drop(locker);
