@@ -145,10 +145,10 @@ pub enum BaseBackupError {
         /// Those that it lacks.
         missing: String,
     },
-    /// Nothing was taken from a dump while it held the server's lock.
+    /// Nothing was taken from a backup while it held the server's lock.
     #[error(
-        "the dump was given up: it held the server's lock, and the repository took nothing for {seconds} s; it is taken \
-         again (tables of other engines than InnoDB are dumped under the lock)"
+        "the base backup was given up: it held the server's lock, and the repository took nothing for {seconds} s; it is \
+         taken again"
     )]
     LockTooLong {
         /// For how long.

@@ -10,12 +10,17 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tempfile::NamedTempFile;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{BaseBackupError, FileEvent, LogState, XbstreamReader};
 use crate::client::{ConnectOptions, Host, SslMode};
@@ -31,8 +36,18 @@ const SUCCESS: &str = "completed OK!";
 const LINES_KEPT: usize = 20;
 /// … and the longest of them, in bytes.
 const LINE_LEN_MAX: usize = 2000;
+/// What it says when it holds a lock that writers wait for, in BLOCK_DDL and BLOCK_COMMIT, …
+const LOCKED: &str = "BACKUP STAGE BLOCK_";
+/// … and when it has let go.
+const UNLOCKED: &str = "All tables unlocked";
+/// How long it may hold the lock while nobody takes what it streams …
+const LOCKED_PATIENCE: Duration = Duration::from_secs(20);
+/// … and how often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How much of the stream is read at once: what a pipe holds.
 const READ_LEN: usize = 64 << 10;
+/// Such reads that wait to be taken.
+const CHUNKS_WAITING: usize = 32;
 
 /// The file in which the program tells the position of the backup: the name of versions from 11.0 on, and the older one.
 pub const BINLOG_INFO_FILES: [&str; 2] = ["mariadb_backup_binlog_info", "xtrabackup_binlog_info"];
@@ -164,10 +179,11 @@ pub struct ProgramOptions<'a> {
 pub struct ProgramRun {
     path: PathBuf,
     child: Child,
-    stdout: Option<ChildStdout>,
+    chunks: mpsc::Receiver<Bytes>,
+    /// Reads the stream; `None` when that has ended.
+    pump: Option<JoinHandle<Result<(), BaseBackupError>>>,
     messages: JoinHandle<Messages>,
     stream: XbstreamReader,
-    buffer: BytesMut,
     /// Files that are passing and not handed on.
     passing: HashSet<u64>,
     left_out: Vec<String>,
@@ -206,13 +222,16 @@ impl ProgramRun {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             unreachable!("both are pipes")
         };
+        let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
+        let holds_lock = Arc::new(AtomicBool::new(false));
+        let pump = pump(program.path.clone(), stdout, sender, Arc::clone(&holds_lock));
         Ok(ProgramRun {
             path: program.path.clone(),
             child,
-            stdout: Some(stdout),
-            messages: tokio::spawn(Messages::read(stderr)),
+            chunks,
+            pump: Some(tokio::spawn(pump)),
+            messages: tokio::spawn(Messages::read(stderr, holds_lock)),
             stream: XbstreamReader::new(),
-            buffer: BytesMut::new(),
             passing: HashSet::new(),
             left_out: Vec::new(),
             _option_file: option_file,
@@ -232,17 +251,15 @@ impl ProgramRun {
                 }
                 continue;
             }
-            let Some(stdout) = &mut self.stdout else {
-                return Ok(None);
-            };
-            self.buffer.reserve(READ_LEN);
-            let read = stdout.read_buf(&mut self.buffer).await;
-            if read.map_err(|error| self.problem(error.to_string()))? > 0 {
-                self.stream.feed(self.buffer.split().freeze());
+            if let Some(bytes) = self.chunks.recv().await {
+                self.stream.feed(bytes);
                 continue;
             }
+            if self.pump.is_none() {
+                return Ok(None);
+            }
             self.finish().await?;
-            self.stdout = None;
+            self.pump = None;
         }
     }
 
@@ -268,6 +285,10 @@ impl ProgramRun {
 
     /// The stream is over: judges what it was.
     async fn finish(&mut self) -> Result<(), BaseBackupError> {
+        if let Some(pump) = &mut self.pump {
+            let pumped = pump.await;
+            pumped.map_err(|error| self.problem(error.to_string()))??;
+        }
         let status = self.child.wait().await;
         let status = status.map_err(|error| self.problem(error.to_string()))?;
         let messages = (&mut self.messages).await;
@@ -290,6 +311,43 @@ impl ProgramRun {
     }
 }
 
+/// Reads the stream ahead of whoever takes it. While the program holds the server's lock it must not wait for long: a store
+/// that is down must not stop the database. When nobody takes anything the stream is closed, and the program ends by that.
+async fn pump(
+    path: PathBuf,
+    mut stdout: ChildStdout,
+    chunks: mpsc::Sender<Bytes>,
+    holds_lock: Arc<AtomicBool>,
+) -> Result<(), BaseBackupError> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(READ_LEN);
+        let read = stdout.read_buf(&mut buffer).await;
+        let read = read.map_err(|error| BaseBackupError::Program {
+            path: path.clone(),
+            problem: error.to_string(),
+        })?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut held = Duration::ZERO;
+        let permit = loop {
+            match timeout(LOOK_EVERY, chunks.reserve()).await {
+                Ok(Ok(permit)) => break permit,
+                // The backup was given up.
+                Ok(Err(_)) => return Ok(()),
+                Err(_) if holds_lock.load(Ordering::Relaxed) => held += LOOK_EVERY,
+                Err(_) => held = Duration::ZERO,
+            }
+            if held >= LOCKED_PATIENCE {
+                let seconds = LOCKED_PATIENCE.as_secs();
+                return Err(BaseBackupError::LockTooLong { seconds });
+            }
+        };
+        permit.send(buffer.split().freeze());
+    }
+}
+
 /// What the program said.
 #[derive(Debug, Default)]
 struct Messages {
@@ -298,7 +356,9 @@ struct Messages {
 }
 
 impl Messages {
-    async fn read(stderr: ChildStderr) -> Messages {
+    /// Also finds out whether the program holds a lock that others wait for: it tells each stage (`BACKUP STAGE` in MariaDB's
+    /// manual), and when it lets go.
+    async fn read(stderr: ChildStderr, holds_lock: Arc<AtomicBool>) -> Messages {
         let mut messages = Messages::default();
         let mut lines = BufReader::new(stderr).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
@@ -306,6 +366,11 @@ impl Messages {
             let line = String::from_utf8_lossy(line).trim_end().to_owned();
             tracing::debug!(line, "mariadb-backup");
             messages.says_success |= line.ends_with(SUCCESS);
+            if line.contains(LOCKED) {
+                holds_lock.store(true, Ordering::Relaxed);
+            } else if line.ends_with(UNLOCKED) {
+                holds_lock.store(false, Ordering::Relaxed);
+            }
             messages.last.push_back(line);
             if messages.last.len() > LINES_KEPT {
                 messages.last.pop_front();

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use tidemark_mysql::basebackup::{
     BackupProgram, BaseBackupError, LogState, ProgramOptions, ProgramRun, ServerDescription,
     local_data_directory,
 };
 use tidemark_mysql::client::{ConnectOptions, Sql};
-use tidemark_testkit::{MysqlServer, MysqlVersion, Scratch, ServerUser, run};
+use tidemark_testkit::{MysqlServer, MysqlVersion, Scratch, ServerUser, run, wait_for};
 use tidemark_types::{ErrorClass, Secret};
 
 use super::tree::Tree;
@@ -175,8 +176,7 @@ async fn a_facts_sheet_says_what_a_fresh_host_must_know() {
 }
 
 /// A script in the program's place.
-async fn stub(script: &str) -> Result<usize, BaseBackupError> {
-    let scratch = Scratch::new("stub");
+fn start_stub(scratch: &Scratch, script: &str) -> ProgramRun {
     let path = scratch.file("mariadb-backup", format!("#!/bin/sh\n{script}\n"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let program = BackupProgram {
@@ -190,11 +190,40 @@ async fn stub(script: &str) -> Result<usize, BaseBackupError> {
         data_directory: Path::new("/nowhere"),
         threads: 1,
     };
-    read(
-        ProgramRun::start(&program, &settings).unwrap(),
-        &scratch.path().join("data"),
-    )
-    .await
+    ProgramRun::start(&program, &settings).unwrap()
+}
+
+async fn stub(script: &str) -> Result<usize, BaseBackupError> {
+    let scratch = Scratch::new("stub");
+    read(start_stub(&scratch, script), &scratch.path().join("data")).await
+}
+
+/// A store that is down must not stop the database: nobody takes what comes, and the program and its lock go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_stream_nobody_takes_is_ended_while_it_holds_the_lock() {
+    let scratch = Scratch::new("stub");
+    let ended = scratch.path().join("ended");
+    // A payload of a terabyte of file g.
+    let payload = r"printf 'XBSTCK01\000P\001\000\000\000g\000\000\000\000\000\001\000\000\000\000\000\000\000\000\000\000\000\000\000\000'";
+    let script = format!(
+        "echo '[00] Acquired locks for BACKUP STAGE BLOCK_COMMIT' >&2; {payload}; cat /dev/zero; echo > {}",
+        ended.display()
+    );
+    let mut run = start_stub(&scratch, &script);
+    tokio::task::block_in_place(|| {
+        wait_for("the program to end", Duration::from_secs(120), || ended.exists());
+    });
+    let given_up = loop {
+        match run.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the backup ended well"),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(given_up, BaseBackupError::LockTooLong { .. }),
+        "{given_up}"
+    );
 }
 
 /// A file `f` without a byte, and one `g` that does not end.
