@@ -1,7 +1,7 @@
 //! Base backups of MySQL and MariaDB: the ways to get a consistent copy, and what makes it a base backup. Knows no storage.
 //!
 //! Three ways, one outcome: a stream of [`FileEvent`]s, and [`ManifestFacts`]. [`ProgramRun`] takes what `mariadb-backup`
-//! streams; [`mod@clone`] has MySQL copy itself, and [`DirectoryRead`] reads the copy. Where the bytes go is not known here.
+//! streams; a clone has MySQL copy itself, and [`DirectoryRead`] reads the copy. Where the bytes go is not known here.
 
 mod clone;
 mod directory;
