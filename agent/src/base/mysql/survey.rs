@@ -89,7 +89,7 @@ async fn way(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Re
         BackupMethod::Dump => Ok(Way::Dump),
     };
     match way {
-        Err(error) if settings.copy.method.is_none() && is_unfit(&error) => {
+        Err(error) if settings.copy.method.is_none() && is_unfit(&error, settings) => {
             tracing::warn!(reason = %error, "base backups by {} are not possible here: the server is dumped", by_files.label());
             Ok(Way::Dump)
         }
@@ -97,18 +97,21 @@ async fn way(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> anyhow::Re
     }
 }
 
-/// Whether a server cannot be backed up by its files as it is, which a dump does not mind.
-fn is_unfit(error: &BaseBackupError) -> bool {
-    matches!(
-        error,
-        BaseBackupError::Elsewhere { .. }
-            | BaseBackupError::NotInnoDb { .. }
-            | BaseBackupError::Outside { .. }
-            | BaseBackupError::NoClonePlugin
-            | BaseBackupError::NoGtids { .. }
-            | BaseBackupError::NoProgram
-            | BaseBackupError::ProgramVersion { .. }
-    )
+/// Whether a server cannot be backed up by its files as it is, which a dump does not mind. Of one whose data directory is
+/// named, being there and readable is expected.
+fn is_unfit(error: &BaseBackupError, settings: &MysqlSettings) -> bool {
+    match error {
+        BaseBackupError::Elsewhere { .. } | BaseBackupError::Io { .. } => {
+            settings.server.data_directory.is_none()
+        }
+        BaseBackupError::NotInnoDb { .. }
+        | BaseBackupError::Outside { .. }
+        | BaseBackupError::NoClonePlugin
+        | BaseBackupError::NoGtids { .. }
+        | BaseBackupError::NoProgram
+        | BaseBackupError::ProgramVersion { .. } => true,
+        _ => false,
+    }
 }
 
 async fn clone(settings: &MysqlSettings, sql: &mut Sql, host: &Host) -> Result<Way, BaseBackupError> {

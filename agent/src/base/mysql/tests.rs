@@ -359,6 +359,25 @@ async fn a_server_with_other_tables_than_innodbs_is_dumped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_files_are_not_on_this_host_is_dumped() {
+    let fixture = Fixture::new(MysqlVersion::MariaDb118).await;
+    let Server::Mysql(settings) = &fixture.settings else {
+        panic!("no PostgreSQL here")
+    };
+    let way = survey::survey(settings).await.unwrap().way;
+    assert!(matches!(way, Way::Program { .. }));
+    // As seen from another host.
+    let (data, away) = (
+        fixture.server.data_directory(),
+        fixture.server.data_directory().with_extension("away"),
+    );
+    fs::rename(&data, &away).unwrap();
+    let way = survey::survey(settings).await.unwrap().way;
+    assert!(matches!(way, Way::Dump));
+    fs::rename(&away, &data).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_log_is_not_stored_is_not_backed_up() {
     let fixture = Fixture::new(MysqlVersion::MariaDb118).await;
     fixture.state.update(|facts| facts.branch = Some(Branch(4)));

@@ -126,7 +126,8 @@ pub enum BaseBackupError {
     },
     /// The server does not run on this host, or in another data directory.
     #[error(
-        "the server at {host} runs in {found}, not in data_directory {expected}; correct url or data_directory"
+        "the server at {host} is not the one in {expected} on this host (it runs in {found}, says it); correct \
+         data_directory, or connect to it by its own socket or port, not through a proxy or tunnel"
     )]
     Elsewhere {
         /// Where it answers.

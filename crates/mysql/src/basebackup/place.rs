@@ -1,16 +1,18 @@
 //! Makes sure that a server runs on this host, in the data directory that it is said to run in.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::BaseBackupError;
-use crate::client::{Host, Sql};
+use crate::client::{Host, Row, Sql};
 
 /// Where a server on this host has its data.
 ///
 /// `named` is where it is said to be, `host` how it was reached. MySQL writes its `server_uuid` into its data directory, which
-/// proves it. MariaDB has nothing of the kind: its server is here when it was reached through a socket or the loopback
-/// interface, or has this host's name.
+/// proves it. MariaDB has nothing of the kind, and a tunnel may lead from this host's loopback interface to a server elsewhere,
+/// with another server's files at the same path here: its server is here when it was reached by its own socket, or by its own
+/// port through the loopback interface or under this host's name.
 ///
 /// # Errors
 /// [`BaseBackupError::Elsewhere`]; [`BaseBackupError::Io`] when the directory cannot be looked into; what the server says.
@@ -19,7 +21,8 @@ pub async fn local_data_directory(
     host: &Host,
     named: Option<&Path>,
 ) -> Result<PathBuf, BaseBackupError> {
-    let statement = "SELECT @@GLOBAL.datadir AS datadir, @@GLOBAL.hostname AS hostname";
+    let statement = "SELECT @@GLOBAL.datadir AS datadir, @@GLOBAL.hostname AS hostname, @@GLOBAL.port AS port, \
+                     @@GLOBAL.socket AS socket";
     let row = sql.query_one("ask the server where it runs", statement).await?;
     let found = PathBuf::from(row.text("datadir").unwrap_or_default());
     let expected = named.map_or_else(|| found.clone(), Path::to_owned);
@@ -41,19 +44,24 @@ pub async fn local_data_directory(
             let line = format!("server-uuid={uuid}");
             text.lines().any(|found| found.trim().eq_ignore_ascii_case(&line))
         }
-        None => is_local(host) || row.text("hostname") == Some(&*this_host()),
+        None => is_direct(host, &row),
     };
     if is_here { Ok(expected) } else { Err(elsewhere()) }
 }
 
-fn is_local(host: &Host) -> bool {
+/// Whether a server of this host was reached, and not by way of something else.
+fn is_direct(host: &Host, server: &Row) -> bool {
     match host {
-        Host::Socket(_) => true,
-        Host::Tcp { name, .. } => {
-            name == "localhost"
-                || name
-                    .parse()
-                    .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        Host::Socket(path) => {
+            let own = Path::new(server.text("socket").unwrap_or_default());
+            let look = |path: &Path| fs::canonicalize(path).ok();
+            look(path).is_some() && look(path) == look(own)
+        }
+        Host::Tcp { name, port } => {
+            let is_loopback =
+                name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+            let is_here = is_loopback || server.text("hostname") == Some(&*this_host());
+            is_here && server.parse("port") == Some(*port)
         }
     }
 }

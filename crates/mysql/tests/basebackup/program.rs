@@ -10,7 +10,7 @@ use tidemark_mysql::basebackup::{
     local_data_directory,
 };
 use tidemark_mysql::client::{ConnectOptions, Sql};
-use tidemark_testkit::{MysqlServer, MysqlVersion, Scratch, ServerUser, run, wait_for};
+use tidemark_testkit::{MysqlServer, MysqlVersion, Scratch, ServerUser, TcpProxy, run, wait_for};
 use tidemark_types::{ErrorClass, Secret};
 
 use super::tree::Tree;
@@ -274,4 +274,28 @@ async fn a_program_of_another_series_is_refused() {
             .await
             .is_err()
     );
+}
+
+/// What a tunnel leads to may be another server than the one whose files lie here.
+#[tokio::test]
+async fn a_server_behind_a_tunnel_is_not_taken_for_one_of_this_host() {
+    let server = MysqlServer::start_new(MysqlVersion::MariaDb118);
+    server.sql("CREATE USER far@'%' IDENTIFIED BY 'pw'");
+    let tunnel = TcpProxy::start(server.address());
+    for (port, is_here) in [(server.port(), true), (tunnel.address().port(), false)] {
+        let options = ConnectOptions::parse(&format!("mysql://far@127.0.0.1:{port}")).unwrap();
+        let options = options.with_password(Secret::new("pw"));
+        let mut sql = Sql::connect(&options).await.unwrap();
+        let found = local_data_directory(&mut sql, &options.hosts[0], None).await;
+        assert_eq!(found.is_ok(), is_here, "{found:?}");
+    }
+    let link = Scratch::new("link");
+    let socket = link.path().join("s");
+    std::os::unix::fs::symlink(server.socket(), &socket).unwrap();
+    let options = ConnectOptions::socket(&socket, "root");
+    let mut sql = Sql::connect(&options).await.unwrap();
+    let found = local_data_directory(&mut sql, &options.hosts[0], None)
+        .await
+        .unwrap();
+    assert_eq!(found, server.data_directory());
 }
