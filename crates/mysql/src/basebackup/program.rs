@@ -187,8 +187,8 @@ pub struct ProgramRun {
     /// Files that are passing and not handed on.
     passing: HashSet<u64>,
     left_out: Vec<String>,
-    /// Read by the program at its start; goes with the backup.
-    _option_file: NamedTempFile,
+    /// Holds a password. The program reads it at its start; it goes when the first bytes come.
+    option_file: Option<NamedTempFile>,
 }
 
 impl ProgramRun {
@@ -234,7 +234,7 @@ impl ProgramRun {
             stream: XbstreamReader::new(),
             passing: HashSet::new(),
             left_out: Vec::new(),
-            _option_file: option_file,
+            option_file: Some(option_file),
         })
     }
 
@@ -252,6 +252,7 @@ impl ProgramRun {
                 continue;
             }
             if let Some(bytes) = self.chunks.recv().await {
+                self.option_file = None;
                 self.stream.feed(bytes);
                 continue;
             }
