@@ -14,7 +14,7 @@ use tidemark_repository::log::{Diverged, Resume, SliceAssembler, SliceDraft, Sli
 use tidemark_repository::{Archive, Branch, LogPosition, RepositoryError, SealedSlice};
 use tidemark_types::{ErrorClass, Timestamp};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::state::ServerState;
 
@@ -24,6 +24,8 @@ const WRITES_MAX: usize = 4;
 const GRAINS_MAX: usize = 2;
 /// Bytes without a commit may wait this many times longer than those with one.
 const IDLE_FACTOR: u32 = 10;
+/// How long an agent that was told to stop, or whose server is gone, goes on storing what it has received.
+const STOPPING_MAX: Duration = Duration::from_secs(10);
 /// Pause before a write is begun again after the storage layer gave up on it.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
@@ -249,6 +251,23 @@ impl Shipper {
             self.durable_whole = self.durable_whole.max(pending.whole);
         }
         Ok(())
+    }
+
+    /// Waits for the writes under way, as long as that takes seconds only.
+    ///
+    /// # Errors
+    /// As [`Shipper::progress`].
+    pub async fn store_rest(&mut self) -> Result<(), RepositoryError> {
+        let stored = timeout(STOPPING_MAX, async {
+            while !self.is_idle() {
+                self.progress().await?;
+            }
+            Ok(())
+        });
+        stored.await.unwrap_or_else(|_| {
+            tracing::warn!("what was received last could not be stored in time; it will be received again");
+            Ok(())
+        })
     }
 
     /// Whether nothing is under way.

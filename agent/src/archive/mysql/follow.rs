@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemark_mysql::MysqlError;
 use tidemark_mysql::binlog::{BinlogError, BinlogOffset};
@@ -13,15 +12,12 @@ use tidemark_repository::log::Diverged;
 use tidemark_repository::{LogPosition, RepositoryError};
 use tidemark_types::{Clock, ErrorClass, LogFiles, Position, SystemClock};
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::{DirectoryError, DirectoryTail};
 use super::intake::Intake;
 use crate::state::ServerState;
-
-/// How long an agent that was told to stop goes on storing what it has received.
-const STOPPING_MAX: Duration = Duration::from_secs(10);
 
 /// Why following failed.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +200,8 @@ impl Follower {
         {
             return outcome.map(|()| Ended::Cancelled);
         }
-        self.store_rest().await?;
+        self.intake.cut();
+        self.intake.shipper.store_rest().await?;
         // The server may be gone; what is stored is stored all the same.
         let _ = self.durable_moved().await;
         outcome.map(|()| Ended::Cancelled)
@@ -265,27 +262,6 @@ impl Follower {
         match &mut self.input {
             Input::Dump(stream) => Ok(stream.acknowledge(&file, offset).await?),
             Input::Directory(_) => Ok(()),
-        }
-    }
-
-    /// Stores what was received and no slice has taken yet, as long as that takes seconds.
-    async fn store_rest(&mut self) -> Result<(), FollowError> {
-        self.intake.cut();
-        let shipper = &mut self.intake.shipper;
-        let stored = timeout(STOPPING_MAX, async {
-            while !shipper.is_idle() {
-                shipper.progress().await?;
-            }
-            Ok::<(), FollowError>(())
-        });
-        match stored.await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::warn!(
-                    "what was received last could not be stored in time; it will be received again"
-                );
-                Ok(())
-            }
         }
     }
 }

@@ -83,10 +83,7 @@ impl BinlogMarks {
     async fn look(&self) -> anyhow::Result<(ServerFiles, Option<Duration>)> {
         let mut sql = self.sql.lock().await;
         let files = sql.binlog_files().await?;
-        let numbered = files
-            .iter()
-            .filter_map(|file| Some((BinlogBasename::parse_file(&file.name)?.1, file.bytes)));
-        let files = ServerFiles::new(numbered.collect());
+        let files = ServerFiles::listed(&files);
         // In both vendors, since MariaDB 10.6; zero: no file is purged for its age.
         let statement = "SELECT @@GLOBAL.binlog_expire_logs_seconds AS seconds";
         let row = sql.query_one("read how long binlogs are kept", statement).await?;

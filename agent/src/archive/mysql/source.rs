@@ -140,10 +140,7 @@ impl Source {
     /// What the server says.
     pub async fn files(&mut self) -> anyhow::Result<ServerFiles> {
         let files = self.sql.binlog_files().await?;
-        let numbered = files
-            .iter()
-            .filter_map(|file| Some((BinlogBasename::parse_file(&file.name)?.1, file.bytes)));
-        Ok(ServerFiles::new(numbered.collect()))
+        Ok(ServerFiles::listed(&files))
     }
 
     /// What is stored of the newest branch that holds any log. `None` when none does.

@@ -2,8 +2,10 @@
 
 use tidemark_mysql::archive::{BinlogBranch, BranchEnd};
 use tidemark_mysql::binlog::Flavor;
+use tidemark_mysql::client::BinlogFile;
 use tidemark_repository::log::{ChainPoint, Resume, Run};
 use tidemark_repository::{Branch, LogPosition, SliceKey};
+use tidemark_types::BinlogBasename;
 
 /// Where to begin.
 #[derive(Debug, Clone)]
@@ -36,6 +38,14 @@ pub struct Stored {
 pub struct ServerFiles(Vec<(u64, u64)>);
 
 impl ServerFiles {
+    /// As the server lists them.
+    pub fn listed(files: &[BinlogFile]) -> ServerFiles {
+        let numbered = files
+            .iter()
+            .filter_map(|file| Some((BinlogBasename::parse_file(&file.name)?.1, file.bytes)));
+        ServerFiles::new(numbered.collect())
+    }
+
     /// From numbers and lengths.
     pub fn new(mut files: Vec<(u64, u64)>) -> ServerFiles {
         files.sort_unstable();

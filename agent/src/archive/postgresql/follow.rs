@@ -26,9 +26,6 @@ const STATUS_PAUSE: Duration = Duration::from_millis(100);
 const ASKS_WITHOUT_PAUSE: Duration = Duration::from_secs(1);
 /// A server that shuts down waits for us to store everything; after this long it is let go.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
-/// How long an agent that was told to stop goes on storing what it has received.
-const STOPPING_MAX: Duration = Duration::from_secs(10);
-
 /// How following ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -187,7 +184,8 @@ impl Follower {
         {
             return outcome;
         }
-        self.store_rest().await?;
+        self.intake.cut();
+        self.intake.shipper.store_rest().await?;
         // The server may be gone; what is stored is stored all the same.
         let _ = self.durable_moved().await;
         if outcome.as_ref().is_ok_and(|ended| *ended == Ended::Cancelled) {
@@ -309,26 +307,5 @@ impl Follower {
         self.last_status = Instant::now();
         self.status_wanted = false;
         Ok(())
-    }
-
-    /// Stores what was received and no slice has taken yet, as long as that takes seconds.
-    async fn store_rest(&mut self) -> Result<(), FollowError> {
-        self.intake.cut();
-        let shipper = &mut self.intake.shipper;
-        let stored = timeout(STOPPING_MAX, async {
-            while !shipper.is_idle() {
-                shipper.progress().await?;
-            }
-            Ok::<(), FollowError>(())
-        });
-        match stored.await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::warn!(
-                    "what was received last could not be stored in time; it will be received again"
-                );
-                Ok(())
-            }
-        }
     }
 }
