@@ -27,10 +27,10 @@ impl Logged {
         }
     }
 
-    /// Adds a transaction. False when it is in the log already, which only MySQL can tell.
+    /// Adds a transaction. False when it is in the log already, or its number is none: only MySQL can tell.
     pub fn add(&mut self, gtid: &TransactionGtid) -> bool {
         match (self, gtid) {
-            (Logged::MySql(set), TransactionGtid::MySql(gtid)) => set.add(gtid),
+            (Logged::MySql(set), TransactionGtid::MySql(gtid)) => !set.contains(gtid) && set.add(gtid),
             (Logged::MariaDb(state), TransactionGtid::MariaDb(gtid)) => {
                 state.advance(*gtid);
                 true

@@ -18,9 +18,11 @@ use tidemark_types::Timestamp;
 
 use super::error::LogError;
 use super::executed::Executed;
-use super::reader::{FileReader, Logged, Meaning, Step};
+use super::reader::{FileReader, Meaning, Step};
 use super::scan::{Applied, is_all_or_nothing};
-use crate::binlog::{BinlogOffset, FileEnd, Flavor, Transaction, TransactionGtid, TransactionKind, XaId};
+use crate::binlog::{
+    BinlogOffset, FileEnd, Flavor, Logged, Transaction, TransactionGtid, TransactionKind, XaId,
+};
 use crate::gtid::MariaDbState;
 
 /// So many bytes lie between two marks of log time at least.
@@ -519,14 +521,7 @@ impl LogChain {
 
     /// Adds a transaction to what lies in the log; false when it lies there already.
     fn log(&mut self, gtid: &TransactionGtid) -> bool {
-        match (&mut self.logged, gtid) {
-            (Some(Logged::MySql(set)), TransactionGtid::MySql(gtid)) => !set.contains(gtid) && set.add(gtid),
-            (Some(Logged::MariaDb(state)), TransactionGtid::MariaDb(gtid)) => {
-                state.advance(*gtid);
-                true
-            }
-            (_, _) => true,
-        }
+        self.logged.as_mut().is_none_or(|logged| logged.add(gtid))
     }
 }
 

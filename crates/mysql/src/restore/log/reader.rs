@@ -1,27 +1,8 @@
 //! One binlog file as a sequence of what matters to a restore: whose it is, what lies before it, whole transactions.
 
-use std::fmt;
-
 use crate::binlog::{
-    BinlogDecoder, BinlogError, BinlogOffset, Fact, FileEnd, Flavor, Transaction, Transactions,
+    BinlogDecoder, BinlogError, BinlogOffset, Fact, FileEnd, Flavor, Logged, Transaction, Transactions,
 };
-use crate::gtid::{GtidSet, MariaDbState};
-
-/// All transactions of a line of the log up to some point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Logged {
-    MySql(GtidSet),
-    MariaDb(MariaDbState),
-}
-
-impl fmt::Display for Logged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Logged::MySql(set) => set.fmt(f),
-            Logged::MariaDb(state) => state.fmt(f),
-        }
-    }
-}
 
 /// An event.
 pub(super) struct Step {
@@ -76,10 +57,11 @@ impl FileReader {
             (_, Some(Fact::Incident { message, .. })) => Meaning::Incident(message.into_owned()),
             (Some(transaction), _) => Meaning::Ends(Box::new(transaction)),
             (None, Some(Fact::Format)) => Meaning::Format(event.format.flavor),
-            (None, Some(Fact::PreviousGtids(set))) => Meaning::Listed(Logged::MySql(set)),
-            (None, Some(Fact::GtidList(state))) => Meaning::Listed(Logged::MariaDb(state)),
             (None, Some(Fact::MySqlGtid(_) | Fact::MariaDbGtid(_))) => Meaning::Begins,
-            (None, _) => Meaning::Other,
+            (None, fact) => fact
+                .as_ref()
+                .and_then(Logged::before)
+                .map_or(Meaning::Other, Meaning::Listed),
         };
         Ok(Some(Step {
             begin: event.begin,
